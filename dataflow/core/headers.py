@@ -1,0 +1,44 @@
+"""The one place that spells the Kafka headers. Tapped topics hold plain payloads; what the engine needs is here.
+
+Values are ASCII text unless said otherwise. All names starting with ``df-`` are ours; every other header belongs to
+the user and travels on unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ID: Final = "df-id"  # canonical UUID text; deterministic, see core.ids
+SCHEMA: Final = "df-schema"  # fingerprint of the writer's schema, hex; see topic dataflow.schemas
+ORIGIN: Final = "df-origin"  # pipeline@plan-version/node that wrote the record
+PARENTS: Final = "df-parents"  # comma-separated ids, where the record's own id differs from its parent's
+ATTEMPT: Final = "df-attempt"  # decimal count of earlier drives, absent when 0
+
+REPLY_TO: Final = "df-reply-to"  # topic/partition of the gateway replica that waits
+DEADLINE: Final = "df-deadline"  # Unix time in ms, decimal: work past it is not done
+CALLER_ID: Final = "df-caller-id"  # the caller's own request id, echoed
+STATUS: Final = "df-status"  # on replies only: ok | dropped | failed | expired
+REASON: Final = "df-reason"  # on replies only: JSON {reason, node, error}
+
+TRACEPARENT: Final = "traceparent"  # W3C trace context
+TRACESTATE: Final = "tracestate"
+
+# On dead letters only.
+ERROR: Final = "df-error"  # exception class or short error name
+ERROR_MESSAGE: Final = "df-error-message"  # UTF-8, cut to limits.MAX_ERROR_BYTES
+ERROR_NODE: Final = "df-error-node"  # pipeline/node
+ERROR_TOPIC: Final = "df-error-topic"  # where the record was read
+ERROR_PARTITION: Final = "df-error-partition"
+ERROR_OFFSET: Final = "df-error-offset"
+ERROR_TIME: Final = "df-error-time"  # Unix time in ms
+REDRIVE_ID: Final = "df-redrive-of"  # on a redriven record: topic/partition/offset of its dead letter
+
+# Headers the engine writes anew on every hop; all others travel on with the record.
+PER_HOP: Final = frozenset({ID, SCHEMA, ORIGIN, PARENTS})
+# Headers that belong to a request and not to its content: never copied to a record for strangers (published outputs).
+REQUEST: Final = frozenset({REPLY_TO, DEADLINE, CALLER_ID})
+
+STATUS_OK: Final = "ok"
+STATUS_DROPPED: Final = "dropped"
+STATUS_FAILED: Final = "failed"
+STATUS_EXPIRED: Final = "expired"

@@ -1,0 +1,57 @@
+"""Every bound in one place, each with its reason. A setting that may be changed by users starts from here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# One poll: big enough that per-batch costs vanish, small enough that a batch of small records takes ~10 ms.
+MAX_BATCH_RECORDS: Final = 500
+# A batch's undecoded bytes in hand per task: bounds memory with large records (images).
+MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+# Batches whose outputs are not yet acknowledged, per task: beyond it the task's partitions are paused.
+MAX_BATCHES_IN_FLIGHT: Final = 8
+# Offsets are committed this often: what a crash may run again, against a broker round trip.
+COMMIT_INTERVAL_MS: Final = 100
+# A drain (SIGTERM, revoked partition) may take this long before work in hand is left to the next owner.
+DRAIN_TIMEOUT_MS: Final = 10_000
+# librdkafka's queue of fetched records per consumer: the default of 64 MB is most of a worker's memory budget.
+CONSUMER_QUEUE_KBYTES: Final = 16_384
+# librdkafka's queue of unsent records per producer: as above.
+PRODUCER_QUEUE_KBYTES: Final = 32_768
+PRODUCER_QUEUE_RECORDS: Final = 100_000
+# Record value limit unless a contract says otherwise: Kafka's own default, less room for headers.
+MAX_RECORD_BYTES: Final = 1_000_000
+# Dead letters carry the original record and its causes on top.
+DEAD_LETTER_ROOM_BYTES: Final = 64 * 1024
+# Error text in headers and replies: enough for a cause, not for a dump.
+MAX_ERROR_BYTES: Final = 4_096
+# Headers of one record, carried along every hop.
+MAX_HEADER_BYTES: Final = 32 * 1024
+# Partitions one plan may create: [measured] 4,000 topics x 4 partitions bring a 384 MB broker down.
+MAX_PLAN_PARTITIONS: Final = 1_000
+# Requests one gateway holds unanswered; beyond it callers get 429 at once instead of a slow time-out.
+MAX_PENDING_REQUESTS: Final = 10_000
+# Rows in one request: each becomes a record.
+MAX_REQUEST_ROWS: Final = 10_000
+# Body of one HTTP request.
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+# A caller waits this long unless the pipeline or the request says otherwise; and never longer than the second.
+DEFAULT_DEADLINE_MS: Final = 30_000
+MAX_DEADLINE_MS: Final = 600_000
+# Concurrent calls of an async node within one batch.
+MAX_ASYNC_CALLS: Final = 64
+# A broadcast lookup table in memory: beyond it the stage refuses to start instead of being killed later.
+MAX_TABLE_BYTES: Final = 512 * 1024 * 1024
+# Attempts of a record at one node, first included, unless the node declares its own retry policy.
+MAX_ATTEMPTS: Final = 3
+RETRY_BACKOFF_MS: Final = 100
+RETRY_BACKOFF_MAX_MS: Final = 10_000
+# Inferred edges: how long anyone may come and look, and how much disk that may cost per partition.
+EDGE_RETENTION_MS: Final = 24 * 3_600_000
+EDGE_RETENTION_BYTES: Final = 1_000_000_000
+# Values above this size are compressed by the producer's batch anyway; below it lz4 costs more than it saves.
+COMPRESS_ABOVE_BYTES: Final = 1_024
+# One server-sent-events tap may be this many records behind before it is told and cut off.
+MAX_TAP_BACKLOG: Final = 10_000
+# Concurrent taps of one gateway: each is a consumer.
+MAX_TAPS: Final = 64

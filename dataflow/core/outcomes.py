@@ -1,0 +1,117 @@
+"""What became of each row: `Out` collects it, and `settle` checks that every row was accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from dataflow.core.batch import Batch, Indices
+from dataflow.core.errors import NodeError, nearest
+from dataflow.core.schema import Column
+
+UNTOUCHED, EMITTED, CONSUMED, DROPPED, FAILED = range(5)
+_NAMES: Final = ("untouched", "emitted", "consumed", "dropped", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """Records for one port: `columns` of length M, and for each the index of its parent row in the input batch."""
+
+    port: str
+    columns: Mapping[str, Column]
+    parents: Indices
+    children: bool
+    reuse: Batch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One row that was dropped or failed, and why. `error` is the exception class name for failures."""
+
+    row: int
+    reason: str
+    error: str = ""
+    retryable: bool = False
+
+
+class Out:
+    """Where a node puts its results. One `Out` serves one call with one batch.
+
+    Every row of the batch must end emitted (on one port or many), consumed (taken in with nothing to show: sinks
+    and windows), dropped with a reason, or failed with a reason. A row may be emitted on several ports; it may not
+    be emitted and also dropped or failed.
+    """
+
+    def __init__(self, batch: Batch, ports: Sequence[str]) -> None:
+        self._batch = batch
+        self._ports = tuple(ports)
+        self.state = np.zeros(len(batch), dtype=np.int8)
+        self.emissions: list[Emission] = []
+        self.dropped: list[Loss] = []
+        self.failed: list[Loss] = []
+
+    def emit(
+        self,
+        columns: Mapping[str, Column] | Batch,
+        *,
+        rows: Sequence[int] | Indices | None = None,
+        port: str = "out",
+        children: bool = False,
+    ) -> None:
+        """Emit records on `port`.
+
+        `columns` holds arrays of equal length M; `rows[m]` is the input row that record m comes from, by default
+        0..N-1 (one to one). A record keeps its parent's id unless its parent is emitted more than once on the port
+        or `children` is set: then each is a child with an id of its own. Passing a Batch emits its columns.
+        """
+        if port not in self._ports:
+            raise NodeError(f"no output port '{port}'", hint=nearest(port, self._ports))
+        parents = np.arange(len(self._batch)) if rows is None else np.asarray(rows, dtype=np.intp)
+        reuse = columns if isinstance(columns, Batch) and not children else None
+        data = columns.columns if isinstance(columns, Batch) else columns
+        for name, column in data.items():
+            if len(column) != len(parents):
+                raise NodeError(f"column '{name}' has {len(column)} rows where {len(parents)} are emitted")
+        self._mark(parents, EMITTED)
+        self.emissions.append(Emission(port, data, parents, children, reuse))
+
+    def consume(self, rows: Sequence[int] | Indices | None = None) -> None:
+        """Take rows in with nothing to emit for them (a sink wrote them, a window holds them)."""
+        self._mark(np.arange(len(self._batch)) if rows is None else np.asarray(rows, dtype=np.intp), CONSUMED)
+
+    def drop(self, rows: Iterable[int], reason: str) -> None:
+        """End rows on purpose. `reason` is a short stable text: it labels a metric and is shown to a caller."""
+        indices = np.asarray(list(rows), dtype=np.intp)
+        self._mark(indices, DROPPED)
+        self.dropped.extend(Loss(i, reason) for i in indices.tolist())
+
+    def fail(self, rows: Iterable[int], reason: str, *, error: str = "", retryable: bool = False) -> None:
+        """End rows as failed: retried if `retryable` and the node's retry policy allows, else dead-lettered."""
+        indices = np.asarray(list(rows), dtype=np.intp)
+        self._mark(indices, FAILED)
+        self.failed.extend(Loss(i, reason, error or "NodeError", retryable) for i in indices.tolist())
+
+    def _mark(self, indices: Indices, state: int) -> None:
+        if len(indices) == 0:
+            return
+        if indices.min() < 0 or indices.max() >= len(self._batch):
+            raise NodeError(f"row index {int(indices.max())} is outside the batch of {len(self._batch)} rows")
+        before = self.state[indices]
+        clash = before != UNTOUCHED
+        if state == EMITTED:  # a row may go out on several ports
+            clash &= before != EMITTED
+        if clash.any():
+            row = int(indices[int(np.argmax(clash))])
+            raise NodeError(
+                f"row {row} was already {_NAMES[int(self.state[row])]} and is now {_NAMES[state]}"
+            )
+        self.state[indices] = state
+
+    def settle(self) -> None:
+        """Fail whatever the node did not account for: nothing is lost silently."""
+        missed = np.flatnonzero(self.state == UNTOUCHED)
+        if len(missed):
+            self.fail(missed.tolist(), "the node did not account for this row", error="Unaccounted")
