@@ -72,6 +72,18 @@ class TransportError(DataflowError):
     """The broker refused, is away, or a topic is not what it should be."""
 
 
+class OffsetOutOfRangeError(TransportError):
+    """The committed position is no longer in the log: records were deleted before they were processed."""
+
+
+class TopicGoneError(TransportError):
+    """A topic vanished or was created anew while it was read."""
+
+
+class RecordTooLargeError(TransportError):
+    """A record is larger than its topic or producer allows: the row fails, nothing else."""
+
+
 class BrokerError(DataflowError):
     """The embedded broker cannot be installed, started or stopped."""
 

@@ -14,11 +14,16 @@ ORIGIN: Final = "df-origin"  # pipeline@plan-version/node that wrote the record
 PARENTS: Final = "df-parents"  # comma-separated ids, where the record's own id differs from its parent's
 ATTEMPT: Final = "df-attempt"  # decimal count of earlier drives, absent when 0
 
-REPLY_TO: Final = "df-reply-to"  # topic/partition of the gateway replica that waits
+# topic/partition/id of the gateway replica that waits and of the request's record there: carried to the answer as it
+# is, so that the answer finds its caller whatever ids it got on the way.
+REPLY_TO: Final = "df-reply-to"
 DEADLINE: Final = "df-deadline"  # Unix time in ms, decimal: work past it is not done
 CALLER_ID: Final = "df-caller-id"  # the caller's own request id, echoed
 STATUS: Final = "df-status"  # on replies only: ok | dropped | failed | expired
-REASON: Final = "df-reason"  # on replies only: JSON {reason, node, error}
+REASON: Final = "df-reason"  # on replies only, when not ok: JSON {reason, node, error}
+EDGE: Final = (
+    "df-edge"  # on replies only, when ok: the edge whose record this is, so the gateway knows its contract
+)
 
 TRACEPARENT: Final = "traceparent"  # W3C trace context
 TRACESTATE: Final = "tracestate"

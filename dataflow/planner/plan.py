@@ -1,0 +1,167 @@
+"""The plan: everything a worker, a gateway or a tap needs to run or read one pipeline. Plain, frozen, JSON-able data.
+
+Vocabulary: an *edge* is named ``node`` (its port is the only one or called ``out``), ``node.port``, or by the name of a
+pipeline input; `Plan.edges` holds them all. Inside a stage batches are handed on in memory, and every edge's records
+are still written to the edge's topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from dataflow.core.schema import Schema
+
+DEAD_LETTERS: Final = "dataflow.dead-letters"
+PLANS: Final = "dataflow.plans"
+SCHEMAS: Final = "dataflow.schemas"
+REPLIES: Final = "dataflow.replies"
+
+AnswerWhen = Literal["committed", "durable", "eager"]
+Delivery = Literal["at_least_once", "exactly_once"]
+
+
+@dataclass(frozen=True)
+class TopicPlan:
+    """A topic as it should be. `config` holds Kafka's own topic settings; `role` says why it exists.
+
+    role: input | edge | requests | output | table | dead-letters | plans | schemas | replies
+    """
+
+    name: str
+    partitions: int
+    role: str
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A copy of an edge's records in a topic that others own, under that topic's contract."""
+
+    topic: str
+    schema: Schema
+    codec: str
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EdgePlan:
+    """One stream. `topics` are what a tap reads; the first is where the engine writes (inputs: nobody of ours does).
+
+    key    fields that make the record key; () keeps the parent record's key
+    write  False when the pipeline declares the edge `write: off`: then `topics` is empty
+    """
+
+    name: str
+    topics: tuple[str, ...]
+    schema: Schema
+    codec: str
+    partitions: int
+    key: tuple[str, ...] = ()
+    write: bool = True
+    max_record_bytes: int = 0
+    publish: tuple[Publication, ...] = ()
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Attempts at one node, first included; waits grow from backoff_ms by factors of 2 up to backoff_max_ms."""
+
+    attempts: int = 1
+    backoff_ms: int = 0
+    backoff_max_ms: int = 0
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One node. `inputs` maps each input port to the edges that feed it, `outputs` each output port to its edge."""
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, tuple[str, ...]]
+    outputs: Mapping[str, str]
+    out: Schema | None = None
+    keep: tuple[str, ...] | None = None
+    retry: RetryPolicy = RetryPolicy()
+    models: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A connected part of the graph that one worker runs in one process: one consumer group.
+
+    reads    edges it fetches from Kafka
+    nodes    names in an order in which every node comes after those that feed it
+    reason   why the cut before this stage was made
+    answers  edges of this stage whose records answer a caller
+    leaves   edges read by other stages on the path to an answer: a request that went there is not over here
+    """
+
+    name: str
+    group: str
+    reads: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reason: str
+    partitions: int
+    answers: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """A broadcast lookup table: a compacted topic or a file (exactly one of the two)."""
+
+    name: str
+    schema: Schema
+    key: tuple[str, ...]
+    topic: str = ""
+    file: str = ""
+    codec: str = ""
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model as planned: path relative to the project, and the digest the worker must find there."""
+
+    name: str
+    file: str
+    digest: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """Where requests go in and where their answer comes from."""
+
+    input: str
+    requests_topic: str
+    edges: tuple[str, ...]
+    when: AnswerWhen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One pipeline, planned. `version` is the digest of all the rest: equal version, equal behaviour."""
+
+    pipeline: str
+    version: str
+    folder: str
+    delivery: Delivery
+    deadline_ms: int
+    inputs: Mapping[str, str]
+    edges: Mapping[str, EdgePlan]
+    nodes: Mapping[str, NodePlan]
+    stages: tuple[StagePlan, ...]
+    topics: Mapping[str, TopicPlan]
+    tables: Mapping[str, TablePlan]
+    models: Mapping[str, ModelPlan]
+    answer: AnswerPlan | None
+    code_digest: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The part of header df-origin before the node."""
+        return f"{self.pipeline}@{self.version}"

@@ -1,0 +1,154 @@
+"""What the engine needs of a log, as Protocols: the in-memory log and Kafka pass one contract suite.
+
+All objects are single-threaded unless said otherwise. Offsets are those of Kafka: the position after the last
+processed record is what is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+Position = tuple[str, int]  # (topic, partition)
+Header = tuple[str, bytes | str | None]
+
+EARLIEST: Final = -2
+LATEST: Final = -1
+
+
+class Message(Protocol):
+    """One fetched record, read by method calls as confluent-kafka's own Message is, so that nothing is copied."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> Sequence[tuple[str, bytes]] | None: ...
+    def timestamp(self) -> tuple[int, int]:
+        """(type, Unix time in ms)."""
+        ...
+
+
+Delivered = Callable[
+    [object | None, object], None
+]  # (error or None, message): called from Producer.poll or flush
+
+
+class Producer(Protocol):
+    """Idempotent, acks=all, partitioner murmur2_random."""
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[Header] = (),
+        partition: int = -1,
+        on_delivery: Delivered | None = None,
+        timestamp_ms: int = 0,
+    ) -> None:
+        """Queue one record. A full queue is waited for while delivery callbacks are served.
+
+        Raises TransportError for what can never be sent (too large, unknown partition).
+        """
+        ...
+
+    def poll(self, timeout_s: float) -> int:
+        """Serve delivery callbacks for at most `timeout_s`; the number served."""
+        ...
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until all is delivered; the number of records still not."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Rebalance(Protocol):
+    """Told by `Consumer.poll` when ownership changes. `revoked` may still commit; `lost` may not."""
+
+    def assigned(self, positions: Sequence[Position]) -> None: ...
+    def revoked(self, positions: Sequence[Position]) -> None: ...
+    def lost(self, positions: Sequence[Position]) -> None: ...
+
+
+class Consumer(Protocol):
+    def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
+        """Join the group; partitions come and go through `rebalance`, called from within `poll` and `close`."""
+        ...
+
+    def assign(self, offsets: Mapping[Position, int]) -> None:
+        """Read these partitions without a group, from these offsets (EARLIEST, LATEST allowed)."""
+        ...
+
+    def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
+        """At most `max_records` records; waits up to `timeout_s` for the first and not at all for the rest.
+
+        Raises OffsetOutOfRange, TopicGone or TransportError for errors that end the reading.
+        """
+        ...
+
+    def pause(self, positions: Iterable[Position]) -> None: ...
+    def resume(self, positions: Iterable[Position]) -> None: ...
+    def seek(self, position: Position, offset: int) -> None: ...
+
+    def commit(self, offsets: Mapping[Position, int], *, wait: bool) -> None:
+        """Commit positions. With `wait`, raises TransportError if refused; without, a refusal is met by the next."""
+        ...
+
+    def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]: ...
+    def position(self, positions: Sequence[Position]) -> dict[Position, int | None]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class TopicInfo:
+    """A topic as the broker has it. `config` holds only the settings asked for."""
+
+    name: str
+    topic_id: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+class Admin(Protocol):
+    """Thread-safe."""
+
+    def cluster_id(self) -> str: ...
+    def topics(self) -> dict[str, TopicInfo]:
+        """All topics (without config)."""
+        ...
+
+    def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        """The named topics that exist, with their non-default config."""
+        ...
+
+    def create(self, name: str, partitions: int, config: Mapping[str, str]) -> bool:
+        """Create a topic and wait until it can be used; False if it was there already."""
+        ...
+
+    def alter(self, name: str, config: Mapping[str, str]) -> None: ...
+    def delete(self, names: Sequence[str]) -> None: ...
+    def offsets(self, positions: Sequence[Position], at: int) -> dict[Position, int]:
+        """Offset of each partition at EARLIEST, LATEST (its end) or the first record with time >= `at` (Unix ms)."""
+        ...
+
+    def group_offsets(self, group: str) -> dict[Position, int]:
+        """Committed offsets of a group; {} if it has none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Fabric(Protocol):
+    """A cluster: the factory of all the above. Thread-safe."""
+
+    def producer(self, *, latency_first: bool = True) -> Producer: ...
+    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
+        """A consumer in `group`, or groupless. `start`: where a group without a committed offset begins."""
+        ...
+
+    def admin(self) -> Admin: ...
+    def close(self) -> None: ...
