@@ -27,19 +27,22 @@ class Row:
     id        canonical UUID text as ASCII bytes, the value of header ``df-id``
     key       the record key as bytes, None if it has none
     source    index of the fetched record this row comes from, in the task's batch in hand
-    carry     headers that travel on unchanged (reply-to, deadline, trace context, the user's own)
+    carry     headers that travel on unchanged (trace context, the caller's id, the user's own)
+    reply     value of header df-reply-to: who waits for the answer; b"" when nobody does
+    deadline_ms   Unix time in ms after which nobody waits; 0 for none
     parents   ids this row was derived from, where its own id differs; () otherwise
     attempt   0 at first, one more for each redrive
     """
 
-    __slots__ = ("attempt", "carry", "deadline_ms", "id", "key", "parents", "source")
+    __slots__ = ("attempt", "carry", "deadline_ms", "id", "key", "parents", "reply", "source")
 
     def __init__(
         self,
-        id: bytes,
+        id: bytes,  # noqa: A002  (the field's own name)
         key: bytes | None = None,
         source: int = 0,
         carry: Sequence[Header] = (),
+        reply: bytes = b"",
         deadline_ms: int = 0,
         attempt: int = 0,
         parents: tuple[bytes, ...] = (),
@@ -48,6 +51,7 @@ class Row:
         self.key = key
         self.source = source
         self.carry = carry
+        self.reply = reply
         self.deadline_ms = deadline_ms
         self.attempt = attempt
         self.parents = parents

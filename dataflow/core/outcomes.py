@@ -24,7 +24,8 @@ class Emission:
     columns: Mapping[str, Column]
     parents: Indices
     children: bool
-    reuse: Batch | None = None
+    one_to_one: bool = False  # parents are 0..N-1
+    reuse: Batch | None = None  # the columns are this batch's own: its wire bytes still hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Out:
             if len(column) != len(parents):
                 raise NodeError(f"column '{name}' has {len(column)} rows where {len(parents)} are emitted")
         self._mark(parents, EMITTED)
-        self.emissions.append(Emission(port, data, parents, children, reuse))
+        self.emissions.append(Emission(port, data, parents, children, rows is None, reuse))
 
     def consume(self, rows: Sequence[int] | Indices | None = None) -> None:
         """Take rows in with nothing to emit for them (a sink wrote them, a window holds them)."""
