@@ -20,7 +20,7 @@ A kind with a life cycle or a contract of its own is a class: see `NodeClass`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, TypeVar, runtime_checkable
@@ -34,8 +34,9 @@ from dataflow.core.schema import Column, Field, FieldType, Schema, column_of, em
 from dataflow.expressions import Expression, parse_expression
 
 __all__ = [
-    "Batch", "Column", "ContractContext", "ContractError", "Expression", "Field", "FieldType", "ModelError",
-    "ModelInfo", "Node", "NodeClass", "NodeContext", "NodeError", "NodeKind", "Out", "Row", "Schema", "Settings",
+    "Batch", "Column", "ContractContext", "ContractError", "Expression", "Field", "FieldType", "Lease",
+    "ModelError", "ModelInfo", "Node", "NodeClass", "NodeContext", "NodeError", "NodeKind", "Out", "Row", "Schema",
+    "Settings",
     "Table", "Tensor", "column_of", "concatenate", "empty_column", "nearest", "node", "parse_expression",
 ]  # fmt: skip
 
@@ -56,11 +57,22 @@ class Tensor:
         return object
 
 
+class Lease(Protocol):
+    """Something loaded that others may hold too. `close` gives it back; the last to do so lets it be freed."""
+
+    @property
+    def value(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """A model as declared and as read from its artifact: fields in and out with the free batch axis removed.
 
     `inputs`/`outputs` are empty when the artifact is not built yet; `artifact` may not exist then.
+    `uncarryable` are outputs that no contract can carry: name and the reason, with the way out. `share(variant,
+    load)` lends what `load` made, once per process for all holders of an equal variant; None: nothing is shared.
     """
 
     name: str
@@ -69,6 +81,10 @@ class ModelInfo:
     outputs: Schema
     options: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    uncarryable: Mapping[str, str] = field(default_factory=dict)
+    share: Callable[[Hashable, Callable[[], Any]], Lease] | None = field(
+        default=None, compare=False, repr=False
+    )
 
 
 class Table(Protocol):
