@@ -173,9 +173,8 @@ def reference_table(examples: Examples) -> pa.Table:
     return pa.table([lists], schema=pa.schema([pa.field("x", kind, nullable=False)], metadata=note))
 
 
-def train(out: Path, year: data.Year, sample: int | None = None) -> dict[str, Any]:
+def train(out: Path, examples: Examples, sample: int | None = None) -> dict[str, Any]:
     """Train on the months that are not held out (on `sample` of their rows), write the files, return the metrics."""
-    examples = examples_of(year)
     before, held_out = examples.split(HELD_OUT_MONTHS)
     trained = sampled(before, sample)
     model = fit(trained)
@@ -236,7 +235,7 @@ def report(metrics: Mapping[str, Any]) -> Table:
 def main(out: Path, sample: int | None) -> None:
     """Train, check and write the model of the flight delay."""
     began = time.perf_counter()
-    metrics = train(out, data.read_year(), sample)
+    metrics = train(out, examples_of(data.read_year()), sample)
     console = Console()
     console.print(report(metrics))
     took_s = time.perf_counter() - began
