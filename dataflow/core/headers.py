@@ -36,12 +36,18 @@ ERROR_TOPIC: Final = "df-error-topic"  # where the record was read
 ERROR_PARTITION: Final = "df-error-partition"
 ERROR_OFFSET: Final = "df-error-offset"
 ERROR_TIME: Final = "df-error-time"  # Unix time in ms
+ERROR_VERSION: Final = "df-error-version"  # pipeline@plan-version that could not process it
 REDRIVE_ID: Final = "df-redrive-of"  # on a redriven record: topic/partition/offset of its dead letter
 
 # Headers the engine writes anew on every hop; all others travel on with the record.
 PER_HOP: Final = frozenset({ID, SCHEMA, ORIGIN, PARENTS})
 # Headers that belong to a request and not to its content: never copied to a record for strangers (published outputs).
 REQUEST: Final = frozenset({REPLY_TO, DEADLINE, CALLER_ID})
+
+# What a dead letter adds; a record that died before sheds the earlier ones.
+ON_DEAD_LETTER: Final = frozenset(
+    {ERROR, ERROR_MESSAGE, ERROR_NODE, ERROR_TOPIC, ERROR_PARTITION, ERROR_OFFSET, ERROR_TIME, ERROR_VERSION}
+)
 
 STATUS_OK: Final = "ok"
 STATUS_DROPPED: Final = "dropped"

@@ -1,0 +1,140 @@
+"""Fetched records become one batch: identity from headers, columns from the codec, failures row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataflow.codecs import Codec
+from dataflow.core import headers, ids
+from dataflow.core.batch import Batch, Encoded, Row, concatenate
+from dataflow.core.schema import Schema
+from dataflow.runtime.execution import Ended
+from dataflow.transport.api import Message
+
+# What a record's headers name that is kept in the Row itself or written anew.
+_OURS = headers.PER_HOP | {headers.REPLY_TO, headers.DEADLINE, headers.ATTEMPT}
+
+WriterSchemas = Callable[
+    [bytes], Schema | None
+]  # fingerprint (value of df-schema) -> the schema it was written with
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Reads one edge. `writer_codec` finds the codec for records of another schema version."""
+
+    edge: str
+    codec: Codec
+    writer_codec: Callable[[bytes], Codec | None]
+
+    def read(
+        self, messages: Sequence[Message], seed: int, now_ms: int, *, honour_deadlines: bool
+    ) -> tuple[Batch, list[Ended]]:
+        """Messages of one partition, in order -> a batch of the good rows, and the rows that ended here.
+
+        `Row.source` is the index in `messages`. `seed` is `ids.seed_of` of the partition.
+        """
+        rows, fingerprints = _rows(messages, seed)
+        ended: list[Ended] = []
+        alive: Sequence[int] = range(len(rows))
+        if honour_deadlines and any(r.deadline_ms for r in rows):
+            alive = [i for i, r in enumerate(rows) if not 0 < r.deadline_ms <= now_ms]
+            late = set(range(len(rows))) - set(alive)
+            ended += [Ended(rows[i], headers.STATUS_EXPIRED, "") for i in sorted(late)]
+        values = [m.value() for m in messages]
+        kinds = dict.fromkeys(fingerprints)
+        if len(kinds) <= 1:
+            return self._decode(alive, next(iter(kinds), b""), rows, values, ended), ended
+        batches = [
+            self._decode([i for i in alive if fingerprints[i] == kind], kind, rows, values, ended)
+            for kind in kinds
+        ]
+        merged = concatenate(self.codec.schema, batches)
+        order = np.argsort([r.source for r in merged.rows], kind="stable")  # back into log order
+        return merged.take(order), ended
+
+    def _decode(
+        self,
+        indices: Sequence[int],
+        fingerprint: bytes,
+        rows: Sequence[Row],
+        values: Sequence[bytes | None],
+        ended: list[Ended],
+    ) -> Batch:
+        codec: Codec | None = self.codec
+        own = fingerprint in (b"", self.codec.fingerprint)
+        if not own:
+            codec = self.writer_codec(fingerprint)
+        chosen = values if len(indices) == len(values) else [values[i] for i in indices]
+        if codec is None:
+            reason = (
+                f"unknown schema {fingerprint.decode(errors='replace')}: it is not in the topic of schemas"
+            )
+            ended += [Ended(rows[i], reason, "", "UnknownSchema") for i in indices]
+            return Batch(self.codec.schema, self.codec.decode([]).columns, [])
+        decoded = codec.decode(chosen)
+        ended += [Ended(rows[indices[i]], str(e), "", type(e).__name__) for i, e in decoded.failed]
+        if not decoded.failed and len(indices) == len(rows):
+            return Batch(
+                self.codec.schema,
+                decoded.columns,
+                rows,
+                Encoded(self.codec.fingerprint, values) if own else None,
+            )
+        good = [indices[i] for i in decoded.good.tolist()]
+        encoded = Encoded(self.codec.fingerprint, [values[i] for i in good]) if own else None
+        return Batch(self.codec.schema, decoded.columns, [rows[i] for i in good], encoded)
+
+
+def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes]]:
+    """Identity of each record, and the fingerprint of its schema (b"" where it names none)."""
+    rows: list[Row] = []
+    fingerprints: list[bytes] = []
+    nameless: list[int] = []
+    for index, message in enumerate(messages):
+        found = message.headers()
+        if not found:
+            rows.append(Row(b"", message.key(), index))
+            fingerprints.append(b"")
+            nameless.append(index)
+            continue
+        row, fingerprint = _row_of(found, message.key(), index)
+        if not row.id:
+            nameless.append(index)
+        rows.append(row)
+        fingerprints.append(fingerprint)
+    if nameless:
+        times = [messages[i].timestamp()[1] for i in nameless]
+        made = ids.of_positions(seed, times, [messages[i].offset() for i in nameless])
+        for index, record_id in zip(nameless, made, strict=True):
+            rows[index].id = record_id
+    return rows, fingerprints
+
+
+def _row_of(found: Sequence[tuple[str, bytes]], key: bytes | None, index: int) -> tuple[Row, bytes]:
+    row = Row(b"", key, index)
+    fingerprint = b""
+    carry = []
+    for name, value in found:
+        if name == headers.ID:
+            row.id = value if len(value) == 36 else b""  # not ours to trust: anything else is no id
+        elif name == headers.SCHEMA:
+            fingerprint = value
+        elif name == headers.REPLY_TO:
+            row.reply = value
+        elif name == headers.DEADLINE:
+            row.deadline_ms = _integer(value)
+        elif name == headers.ATTEMPT:
+            row.attempt = _integer(value)
+        elif name not in _OURS:
+            carry.append((name, value))
+    row.carry = carry
+    return row, fingerprint
+
+
+def _integer(value: bytes) -> int:
+    """A decimal header; what is none counts as absent: strangers may write any bytes there."""
+    return int(value) if value.isdigit() and len(value) <= 15 else 0

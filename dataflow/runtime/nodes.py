@@ -1,0 +1,126 @@
+"""A running node: calls it with a batch, settles every row, and turns what it emitted into batches of its contract."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataflow.core import ids
+from dataflow.core.batch import Batch, Row
+from dataflow.core.errors import NodeError
+from dataflow.core.outcomes import UNTOUCHED, Emission, Loss, Out
+from dataflow.core.schema import Schema
+from dataflow.observe.metrics import NodeMetrics
+from dataflow.planner.plan import NodePlan
+from dataflow.sdk import Node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What one call gave: batches by output port, and the rows (indices of the input batch) that ended."""
+
+    emitted: list[tuple[str, Batch]]
+    dropped: list[Loss]
+    failed: list[Loss]
+
+
+class NodeRunner:
+    """One node of a stage. An exception in it fails the rows of that batch that were not accounted for, no more."""
+
+    def __init__(
+        self, plan: NodePlan, node: Node, outputs: Mapping[str, Schema], metrics: NodeMetrics, pipeline: str
+    ) -> None:
+        self.plan = plan
+        self.node = node
+        self.metrics = metrics
+        self._outputs = outputs
+        self._ports = tuple(outputs)
+        # Ids of children hash the pipeline too: two pipelines on one stream must not make the same ids.
+        self._id_name = f"{pipeline}/{plan.name}"
+
+    def run(self, batch: Batch, port: str) -> NodeResult:
+        out = Out(batch, self._ports)
+        started = time.perf_counter()
+        try:
+            self.node.process(batch, out, port)
+        except Exception as error:  # noqa: BLE001  (user code: whatever comes is the rows' failure)
+            missed = np.flatnonzero(out.state == UNTOUCHED).tolist()
+            out.fail(missed, str(error) or type(error).__name__, error=type(error).__name__)
+        out.settle()
+        metrics = self.metrics
+        metrics.seconds.observe(time.perf_counter() - started)
+        metrics.batch_records.observe(len(batch))
+        metrics.records += len(batch)
+        emitted = []
+        for emission in out.emissions:
+            try:
+                emitted.append((emission.port, self._checked(emission, batch)))
+            except NodeError as error:
+                # The rows count as emitted; a node that breaks its contract loses all it emitted here.
+                rows = sorted(set(emission.parents.tolist()))
+                out.failed.extend(Loss(r, str(error), "ContractBroken") for r in rows)
+        return NodeResult(emitted, out.dropped, out.failed)
+
+    def _checked(self, emission: Emission, batch: Batch) -> Batch:
+        """The emitted records as a batch of the port's contract, with their ids."""
+        schema = self._outputs[emission.port]
+        rows = self._rows(emission, batch)
+        columns = emission.columns
+        if emission.reuse is not None and emission.reuse.schema is schema:
+            return Batch(schema, columns, rows, emission.reuse.encoded)
+        if len(columns) != len(schema):
+            raise NodeError(self._mismatch(schema, columns))
+        for field in schema:
+            column = columns.get(field.name)
+            if column is None:
+                raise NodeError(self._mismatch(schema, columns))
+            wanted = field.type
+            if column.dtype != wanted.column_dtype:
+                raise NodeError(
+                    f"{self.plan.name}.{emission.port}: column '{field.name}' is {column.dtype}, "
+                    f"the contract {wanted.describe()} wants {wanted.column_dtype}"
+                )
+            if column.shape[1:] != (() if column.dtype.hasobject else wanted.shape):
+                raise NodeError(
+                    f"{self.plan.name}.{emission.port}: column '{field.name}' has shape {list(column.shape[1:])} per "
+                    f"record, the contract wants {list(wanted.shape)}"
+                )
+        reuse = emission.reuse
+        same = reuse is not None and reuse.schema == schema
+        return Batch(schema, columns, rows, reuse.encoded if reuse is not None and same else None)
+
+    def _mismatch(self, schema: Schema, columns: Mapping[str, object]) -> str:
+        missing = [n for n in schema.names if n not in columns]
+        extra = [n for n in columns if n not in schema]
+        return f"{self.plan.name}: columns differ from the contract: missing {missing}, not declared {extra}"
+
+    def _rows(self, emission: Emission, batch: Batch) -> list[Row] | tuple[Row, ...]:
+        parents = emission.parents.tolist()
+        if not emission.children:
+            if emission.one_to_one:
+                return list(batch.rows)
+            if len(set(parents)) == len(parents):
+                return [batch.rows[i] for i in parents]
+        ordinals: dict[int, int] = {}
+        rows = []
+        for parent in parents:
+            ordinal = ordinals.get(parent, 0)
+            ordinals[parent] = ordinal + 1
+            rows.append(self._child(batch.rows[parent], emission.port, ordinal))
+        return rows
+
+    def _child(self, parent: Row, port: str, ordinal: int) -> Row:
+        made = ids.child(parent.id, self._id_name, port, ordinal)
+        return Row(
+            made,
+            parent.key,
+            parent.source,
+            parent.carry,
+            parent.reply,
+            parent.deadline_ms,
+            parent.attempt,
+            (parent.id,),
+        )

@@ -1,0 +1,215 @@
+"""One stage of one pipeline in this process: the thin I/O loop around its tasks, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, Protocol
+
+from dataflow.core import limits
+from dataflow.runtime.task import StageProgram, Task
+from dataflow.sdk import Node
+from dataflow.transport.api import Consumer, Fabric, Message, Position, Producer
+
+log = logging.getLogger("dataflow.stage")
+
+# How long a poll may wait when nothing is in hand: only a stop request is noticed this late.
+IDLE_WAIT_S: Final = 0.05
+# ... and while acknowledgements are due that nobody waits for.
+BUSY_WAIT_S: Final = 0.005
+# One wait for acknowledgements that a caller's answer hangs on; it returns with the first of them.
+ACK_WAIT_S: Final = 0.001
+
+
+class TableFeed(Protocol):
+    """Broadcast tables of a stage: loaded to their ends before the first record, kept current after."""
+
+    def load(self) -> None: ...
+    def refresh(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class StageParts:
+    """A stage built and not yet running. `program` may be shared by all its tasks; nodes are opened by the loop."""
+
+    program: StageProgram
+    nodes: Sequence[Node]
+    tables: TableFeed
+    commit_every_ms: int = limits.COMMIT_INTERVAL_MS
+
+
+class StageLoop:
+    """Fetch, hand to tasks, wait for acknowledgements, commit. `run` returns when stopped or raises what stopped it."""
+
+    def __init__(
+        self, build: Callable[[], StageParts], fabric: Fabric, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._build = build
+        self._fabric = fabric
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._tasks: dict[int, Task] = {}
+        self._owned: dict[int, set[Position]] = {}
+        self._paused: set[int] = set()
+        self._committed_at = 0.0
+        self._parts: StageParts
+        self._consumer: Consumer
+        self._producer: Producer
+
+    def stop(self) -> None:
+        """Ask the loop to drain and end; returns at once. Thread-safe."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        self._parts = self._build()
+        program = self._parts.program
+        metrics = program.metrics
+        opened: list[Node] = []
+        self._producer = self._fabric.producer(latency_first=program.answer_when is not None)
+        try:
+            self._parts.tables.load()
+            for node in self._parts.nodes:
+                getattr(node, "open", _nothing)()
+                opened.append(node)
+            self._consumer = self._fabric.consumer(program.plan.group)
+            try:
+                self._consumer.subscribe(sorted(program.intakes), self)
+                metrics.state = "running"
+                while not self._stopping.is_set():
+                    self.turn()
+                self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
+            finally:
+                self._consumer.close()
+            metrics.state = "stopped"
+        finally:
+            for node in reversed(opened):
+                getattr(node, "close", _nothing)()
+            self._parts.tables.close()
+            self._producer.close()
+
+    def turn(self) -> None:
+        """One round: everything that can be done now, waiting only when there is nothing."""
+        messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, self._wait_s())
+        if messages:
+            self._dispatch(messages)
+        else:
+            self._parts.tables.refresh()
+        now_ms = int(self._clock() * 1000)
+        for task in self._tasks.values():
+            task.step(now_ms)
+        caller_waits = any(t.caller_waits for t in self._tasks.values())
+        self._producer.poll(ACK_WAIT_S if caller_waits else 0)
+        for task in self._tasks.values():
+            task.collect()
+        self._hold_back()
+        self._commit_if_due()
+
+    def _wait_s(self) -> float:
+        wait = IDLE_WAIT_S
+        now_ms = self._clock() * 1000
+        for task in self._tasks.values():
+            if task.idle and not task.offsets.waiting:
+                continue
+            if task.caller_waits:
+                return 0.0
+            due_ms = task.due_ms
+            wait = min(wait, BUSY_WAIT_S if due_ms is None else max((due_ms - now_ms) / 1000, 0.0))
+        return wait
+
+    def _dispatch(self, messages: Sequence[Message]) -> None:
+        if len(self._owned) == 1 and len(next(iter(self._owned.values()))) == 1:
+            position = next(iter(next(iter(self._owned.values()))))
+            self._tasks[position[1]].take(position, messages)
+            return
+        # The client returns runs of records of one partition; order within a partition is that of the log.
+        for position, run in groupby(messages, key=_position):
+            task = self._tasks.get(position[1])
+            if task is not None:
+                task.take(position, list(run))
+
+    def _hold_back(self) -> None:
+        """Pause what is full, resume what has room again. Polling goes on, so membership is kept."""
+        for partition, task in self._tasks.items():
+            if task.full and partition not in self._paused:
+                self._paused.add(partition)
+                self._consumer.pause(self._owned[partition])
+            elif partition in self._paused and not task.full:
+                self._paused.discard(partition)
+                self._consumer.resume(self._owned[partition])
+
+    def _commit_if_due(self) -> None:
+        now = time.monotonic()
+        asked = any(t.wants_commit for t in self._tasks.values())
+        if asked or now - self._committed_at >= self._parts.commit_every_ms / 1000:
+            self._committed_at = now
+            self._commit(self._tasks.values(), wait=asked)
+
+    def _commit(self, tasks: Iterable[Task], *, wait: bool) -> None:
+        chosen = list(tasks)
+        if any(t.offsets.waiting for t in chosen):
+            for node in self._parts.nodes:
+                getattr(node, "flush", _nothing)()
+            offsets: dict[Position, int] = {}
+            for task in chosen:
+                offsets.update(task.offsets.committable())
+            self._consumer.commit(offsets, wait=wait)
+            self._parts.program.metrics.commits += 1
+        for task in chosen:
+            task.committed()
+
+    def _drain(self, partitions: Sequence[int], deadline: float) -> None:
+        """Finish what is in hand and commit it; what is not done by the deadline is left to the next owner."""
+        tasks = [self._tasks[p] for p in partitions if p in self._tasks]
+        while any(not t.idle for t in tasks) and time.monotonic() < deadline:
+            now_ms = int(self._clock() * 1000)
+            for task in tasks:
+                task.step(now_ms)
+            self._producer.poll(BUSY_WAIT_S)
+            for task in tasks:
+                task.collect()
+        self._commit(tasks, wait=True)
+        self._producer.flush(max(deadline - time.monotonic(), 0.0))
+
+    # Rebalance: called from within consumer.poll and close, on this thread.
+    def assigned(self, positions: Sequence[Position]) -> None:
+        for position in positions:
+            partition = position[1]
+            self._owned.setdefault(partition, set()).add(position)
+            if partition not in self._tasks:
+                self._tasks[partition] = Task(self._parts.program, partition, self._producer)
+
+    def revoked(self, positions: Sequence[Position]) -> None:
+        self._drain(sorted({p for _, p in positions}), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
+        self._forget(positions)
+
+    def lost(self, positions: Sequence[Position]) -> None:
+        """Somebody else owns them already: nothing may be committed, their records will run there."""
+        log.warning("lost %d partitions of stage %s", len(positions), self._parts.program.plan.name)
+        for _, partition in positions:
+            self._tasks.pop(partition, None)
+        self._forget(positions)
+
+    def _forget(self, positions: Sequence[Position]) -> None:
+        for position in positions:
+            partition = position[1]
+            owned = self._owned.get(partition, set())
+            owned.discard(position)
+            self._paused.discard(partition)
+            if not owned:
+                self._owned.pop(partition, None)
+                self._tasks.pop(partition, None)
+            elif partition not in self._tasks:
+                self._tasks[partition] = Task(self._parts.program, partition, self._producer)
+
+
+def _position(message: Message) -> Position:
+    return message.topic(), message.partition()
+
+
+def _nothing() -> None:
+    """What a node without open, close or flush does."""

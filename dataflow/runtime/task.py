@@ -1,0 +1,218 @@
+"""A task: one partition number of a stage. Owns its batches in hand, in log order, and nothing is shared with others.
+
+It is driven from outside (`take`, `step`, `collect`) and sends through the producer it was given; time comes in as an
+argument. Batches are executed one after another, so a row that waits for a retry holds back all behind it: order per
+key is kept, and the backlog's bound pauses the partition.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dataflow.core import ids, limits
+from dataflow.core.batch import Batch, Row
+from dataflow.core.errors import TransportError
+from dataflow.observe.metrics import StageMetrics
+from dataflow.planner.plan import AnswerWhen, StagePlan
+from dataflow.runtime.execution import Ended, Execution, Program
+from dataflow.runtime.intake import Intake
+from dataflow.runtime.offsets import OffsetTracker, Ticket
+from dataflow.runtime.writer import Barrier, EdgeWriter, send_dead_letter, send_refusal, send_reply
+from dataflow.transport.api import Message, Position, Producer
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """What all tasks of a stage share: the nodes, how to read each topic, how to write each edge."""
+
+    plan: StagePlan
+    origin: str
+    program: Program
+    intakes: Mapping[str, Intake]  # by topic
+    writers: Mapping[str, EdgeWriter]  # by edge
+    answer_when: AnswerWhen | None
+    on_answer_path: bool
+    seeds: Mapping[Position, int]
+    metrics: StageMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer ready to go: the record of the request on an answer edge, as it was written there."""
+
+    row: Row
+    edge: str
+    value: bytes | None
+    fingerprint: bytes
+
+
+@dataclass(eq=False, slots=True)
+class _InHand:
+    """A batch between fetch and commit."""
+
+    ticket: Ticket
+    messages: Sequence[Message]
+    first: Batch
+    execution: Execution
+    ended: list[Ended]
+    barrier: Barrier = field(default_factory=Barrier)
+    written: int = 0  # how many of execution.written are sent
+    answers: dict[int, Reply] = field(default_factory=dict)  # by source index
+    left: set[int] = field(default_factory=set)  # sources that went on to another stage of the answer's path
+    refusals: list[Ended] = field(default_factory=list)
+
+
+class Task:
+    """See the module. `partition` is the number this task owns on every input of the stage."""
+
+    def __init__(self, stage: StageProgram, partition: int, producer: Producer) -> None:
+        self._stage = stage
+        self._partition = partition
+        self._producer = producer
+        self._backlog: deque[tuple[Position, Sequence[Message]]] = deque()
+        self._running: _InHand | None = None
+        self._unacknowledged: deque[_InHand] = deque()
+        self._held_replies: list[_InHand] = []
+        self.offsets = OffsetTracker()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing in hand."""
+        return not self._backlog and self._running is None and not self._unacknowledged
+
+    @property
+    def full(self) -> bool:
+        """Too much in hand: the task's partitions are to be paused."""
+        return len(self._backlog) + len(self._unacknowledged) >= limits.MAX_BATCHES_IN_FLIGHT
+
+    @property
+    def due_ms(self) -> int | None:
+        """When `step` has something to do: 0 now, None not before something arrives."""
+        if self._running is not None:
+            return self._running.execution.due_ms
+        return 0 if self._backlog else None
+
+    @property
+    def caller_waits(self) -> bool:
+        """Whether an acknowledgement in flight holds back somebody's answer."""
+        return any(h.answers or h.refusals for h in self._unacknowledged)
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether callers wait for the commit itself."""
+        return bool(self._held_replies)
+
+    def take(self, position: Position, messages: Sequence[Message]) -> None:
+        """Records of one partition, in log order, following those taken before."""
+        self._backlog.append((position, messages))
+
+    def step(self, now_ms: int) -> None:
+        """Run what can be run now; its outputs are sent, not yet acknowledged."""
+        while True:
+            if self._running is None:
+                if not self._backlog:
+                    return
+                self._running = self._begin(*self._backlog.popleft(), now_ms)
+            hand = self._running
+            hand.execution.step(now_ms)
+            self._write(hand)
+            if not hand.execution.over:
+                return  # waits for a retry
+            self._settle(hand)
+            self._running = None
+            self._unacknowledged.append(hand)
+
+    def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> _InHand:
+        stage = self._stage
+        topic, partition = position
+        intake = stage.intakes[topic]
+        seed = stage.seeds.get(position, 0) or ids.seed_of("", topic, partition)
+        batch, ended = intake.read(messages, seed, now_ms, honour_deadlines=stage.on_answer_path)
+        ticket = self.offsets.begin({position: messages[-1].offset() + 1})
+        stage.metrics.records += len(messages)
+        return _InHand(ticket, messages, batch, Execution(stage.program, intake.edge, batch), ended)
+
+    def _write(self, hand: _InHand) -> None:
+        """Send what the execution gave since the last time."""
+        stage = self._stage
+        written = hand.execution.written
+        for edge, batch in written[hand.written :]:
+            writer = stage.writers[edge]
+            encoded, failed = writer.encode(batch)
+            hand.ended += failed
+            failed = writer.write(encoded, self._partition, self._producer, hand.barrier)
+            hand.ended += failed
+            if edge in stage.plan.leaves:
+                hand.left.update(row.source for row in encoded.rows)
+            if edge in stage.plan.answers:
+                self._note_answers(hand, edge, encoded, {e.row.id for e in failed})
+        hand.written = len(written)
+
+    @staticmethod
+    def _note_answers(hand: _InHand, edge: str, batch: Batch, unsent: set[bytes]) -> None:
+        encoded = batch.encoded
+        assert encoded is not None, "an edge is encoded before its answers are noted"
+        for row, value in zip(batch.rows, encoded.values, strict=True):
+            # The first record of a request on any answer edge is its answer.
+            if row.reply and row.source not in hand.answers and row.id not in unsent:
+                hand.answers[row.source] = Reply(row, edge, value, encoded.fingerprint)
+
+    def _settle(self, hand: _InHand) -> None:
+        """The batch has run: bury what failed, and find the callers who will get no answer."""
+        stage = self._stage
+        hand.ended += hand.execution.ended
+        for ended in hand.ended:
+            if ended.error:
+                message = hand.messages[ended.row.source]
+                send_dead_letter(self._producer, stage.origin, message, ended, hand.barrier)
+                stage.metrics.dead_letters += 1
+        if not stage.on_answer_path:
+            return
+        over: dict[int, Ended] = {}
+        for ended in hand.ended:
+            row = ended.row
+            if row.reply and row.source not in hand.answers and row.source not in hand.left:
+                before = over.get(row.source)
+                if before is None or (ended.error and not before.error):
+                    over[row.source] = ended
+        for row in hand.first.rows:
+            if row.reply and not (
+                row.source in hand.answers or row.source in hand.left or row.source in over
+            ):
+                over[row.source] = Ended(row, "the request ended on a branch without an answer", "")
+        hand.refusals = list(over.values())
+        if stage.answer_when == "eager":
+            self._answer(hand)
+            hand.answers, hand.refusals = {}, []
+
+    def collect(self) -> None:
+        """Finish batches whose outputs are all acknowledged, and answer their callers.
+
+        Raises TransportError if the broker refused a record: nothing of that batch is committed.
+        """
+        while self._unacknowledged and not self._unacknowledged[0].barrier.open:
+            hand = self._unacknowledged.popleft()
+            if hand.barrier.error:
+                raise TransportError(
+                    f"writing the outputs of stage '{self._stage.plan.name}': {hand.barrier.error}"
+                )
+            self.offsets.finish(hand.ticket)
+            if self._stage.answer_when == "committed" and (hand.answers or hand.refusals):
+                self._held_replies.append(hand)
+            else:
+                self._answer(hand)
+
+    def committed(self) -> None:
+        """The offsets handed out by `offsets.committable` are through."""
+        held, self._held_replies = self._held_replies, []
+        for hand in held:
+            self._answer(hand)
+
+    def _answer(self, hand: _InHand) -> None:
+        for reply in hand.answers.values():
+            send_reply(self._producer, reply.row, reply.edge, reply.value, reply.fingerprint)
+        for ended in hand.refusals:
+            send_refusal(self._producer, ended)
+        self._stage.metrics.replies += len(hand.answers) + len(hand.refusals)

@@ -1,0 +1,205 @@
+"""Batches become records: edges, published copies, replies and dead letters, each counted by the batch's barrier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from dataflow.codecs import Codec
+from dataflow.codecs.keys import encode_keys
+from dataflow.core import headers, limits
+from dataflow.core.batch import Batch, Encoded, Row
+from dataflow.core.errors import RecordTooLargeError
+from dataflow.observe.metrics import EdgeMetrics
+from dataflow.planner.plan import DEAD_LETTERS
+from dataflow.runtime.execution import Ended
+from dataflow.transport.api import Header, Message, Producer
+
+
+class Barrier:
+    """The acknowledgements one batch waits for. `error` is the first refusal."""
+
+    __slots__ = ("error", "left")
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.error: str = ""
+
+    def acknowledged(self, error: object | None, message: object) -> None:
+        """Delivery callback of every record of the batch."""
+        del message
+        self.left -= 1
+        if error is not None:
+            self.error = self.error or str(error)
+
+    @property
+    def open(self) -> bool:
+        return self.left > 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A topic an edge is written to, under one codec. `key` fields make the key, () keeps the record's own.
+
+    `spread`: records are placed by key (a stranger's topic) instead of on the task's own partition.
+    """
+
+    topic: str
+    codec: Codec
+    partitions: int
+    max_bytes: int
+    constant: tuple[Header, ...]
+    key: tuple[str, ...] = ()
+    spread: bool = False
+
+
+class EdgeWriter:
+    """Writes one edge to its topic and to where it is published. `requests`: reply-to and deadline go along."""
+
+    def __init__(
+        self,
+        name: str,
+        node: str,
+        codec: Codec,
+        targets: Sequence[Target],
+        metrics: EdgeMetrics,
+        *,
+        requests: bool,
+    ) -> None:
+        self.name = name
+        self.codec = codec
+        self._node = node
+        self._targets = targets
+        self._metrics = metrics
+        self._requests = requests
+
+    def encode(self, batch: Batch) -> tuple[Batch, list[Ended]]:
+        """The batch with its wire bytes; rows that do not encode end here."""
+        encoded = batch.encoded
+        if encoded is not None and encoded.fingerprint == self.codec.fingerprint:
+            return batch, []
+        made = self.codec.encode(batch.columns, len(batch))
+        if not made.failed:
+            batch.encoded = Encoded(self.codec.fingerprint, made.values)
+            return batch, []
+        ended = [Ended(batch.rows[i], str(e), self._node, type(e).__name__) for i, e in made.failed]
+        lost = {i for i, _ in made.failed}
+        good = [i for i in range(len(batch)) if i not in lost]
+        batch.encoded = Encoded(self.codec.fingerprint, made.values)
+        return batch.take(good), ended
+
+    def write(self, batch: Batch, partition: int, producer: Producer, barrier: Barrier) -> list[Ended]:
+        """Send every row (encoded before) to every target; rows too large for one end as failed."""
+        ended: list[Ended] = []
+        for target in self._targets:
+            ended += self._send(target, batch, partition, producer, barrier)
+        if self._targets:
+            self._metrics.records += len(batch)
+        return ended
+
+    def _send(
+        self, target: Target, batch: Batch, partition: int, producer: Producer, barrier: Barrier
+    ) -> list[Ended]:
+        values = self._values(target, batch)
+        keys = [row.key for row in batch.rows]
+        if target.key:
+            keys = encode_keys(batch.schema, target.key, batch.columns, len(batch))
+        where = -1 if target.spread else partition % target.partitions
+        requests = self._requests and not target.spread
+        ended: list[Ended] = []
+        sent = size = 0
+        acknowledged, send, constant = barrier.acknowledged, producer.send, target.constant
+        for row, key, value in zip(batch.rows, keys, values, strict=True):
+            length = len(value) if value is not None else 0
+            if length > target.max_bytes:
+                ended.append(self._too_large(row, length, target))
+                continue
+            head: list[Header] = [(headers.ID, row.id), *constant]
+            if row.carry:
+                head += row.carry
+            if row.parents:
+                head.append((headers.PARENTS, b",".join(row.parents)))
+            if row.attempt:
+                head.append((headers.ATTEMPT, str(row.attempt)))
+            if requests and row.reply:
+                head += [(headers.REPLY_TO, row.reply), (headers.DEADLINE, str(row.deadline_ms))]
+            # Counted before the call: a full queue serves callbacks from within it.
+            barrier.left += 1
+            try:
+                send(target.topic, value, key, head, where, acknowledged)
+            except RecordTooLargeError:
+                barrier.left -= 1
+                ended.append(self._too_large(row, length, target))
+                continue
+            sent += 1
+            size += length
+        self._metrics.bytes += size
+        return ended
+
+    def _values(self, target: Target, batch: Batch) -> Sequence[bytes | None]:
+        encoded = batch.encoded
+        if encoded is not None and encoded.fingerprint == target.codec.fingerprint:
+            return encoded.values
+        return target.codec.encode(batch.columns, len(batch)).values
+
+    def _too_large(self, row: Row, length: int, target: Target) -> Ended:
+        reason = f"a record of {length} bytes for topic '{target.topic}' (limit {target.max_bytes})"
+        return Ended(row, reason, self._node, RecordTooLargeError.__name__)
+
+
+def send_reply(producer: Producer, row: Row, edge: str, value: bytes | None, fingerprint: bytes) -> None:
+    """Hand an answer to the gateway that waits. Plain and unacknowledged: a lost reply is a 504, never a wrong one."""
+    _reply(
+        producer,
+        row,
+        value,
+        [(headers.STATUS, headers.STATUS_OK), (headers.EDGE, edge), (headers.SCHEMA, fingerprint)],
+    )
+
+
+def send_refusal(producer: Producer, ended: Ended) -> None:
+    """Tell a waiting caller at once that no answer will come, and why."""
+    status = headers.STATUS_FAILED if ended.error else headers.STATUS_DROPPED
+    if ended.reason == headers.STATUS_EXPIRED:
+        status = headers.STATUS_EXPIRED
+    reason = {"reason": _cut(ended.reason), "node": ended.node, "error": ended.error}
+    _reply(producer, ended.row, None, [(headers.STATUS, status), (headers.REASON, orjson.dumps(reason))])
+
+
+def _reply(producer: Producer, row: Row, value: bytes | None, head: list[Header]) -> None:
+    topic, _, rest = row.reply.partition(b"/")
+    partition, _, request = rest.partition(b"/")
+    if not partition.isdigit():
+        return  # not one of our gateways wrote this header; nobody to tell
+    producer.send(topic.decode(), value, request, [(headers.ID, row.id), *head], int(partition))
+
+
+def send_dead_letter(
+    producer: Producer, origin: str, message: Message, ended: Ended, barrier: Barrier
+) -> None:
+    """The record as it was read, its own headers first, then the cause and where it came from."""
+    pipeline = origin.partition("@")[0]
+    head: list[Header] = [h for h in message.headers() or () if h[0] not in headers.ON_DEAD_LETTER]
+    if not any(name == headers.ID for name, _ in head):
+        head.append((headers.ID, ended.row.id))
+    head += [
+        (headers.ERROR, ended.error),
+        (headers.ERROR_MESSAGE, _cut(ended.reason)),
+        (headers.ERROR_NODE, f"{pipeline}/{ended.node}"),
+        (headers.ERROR_TOPIC, message.topic()),
+        (headers.ERROR_PARTITION, str(message.partition())),
+        (headers.ERROR_OFFSET, str(message.offset())),
+        (headers.ERROR_TIME, str(int(time.time() * 1000))),
+        (headers.ERROR_VERSION, origin),
+    ]
+    barrier.left += 1
+    producer.send(DEAD_LETTERS, message.value(), message.key(), head, -1, barrier.acknowledged)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= limits.MAX_ERROR_BYTES // 4:
+        return text
+    return text.encode()[: limits.MAX_ERROR_BYTES].decode(errors="ignore")
