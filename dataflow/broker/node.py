@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from dataflow.broker.settings import HOST, Address
 from dataflow.broker.wire import ask_metadata
 from dataflow.core.errors import BrokerError
 
+# Below the range from which outgoing connections take their ports (32768 on Linux): a node that is started again
+# must find its port as it left it.
+_PORTS = range(20_000, 32_000)
 _POLL_S = 0.03
 _LOG_KEPT_BYTES = 8 * 1024 * 1024
 
@@ -39,8 +43,12 @@ class Runtime:
     def command(self, *arguments: str, heap_mb: int = 128) -> list[str]:
         """The command line of a JVM; classes come from `environment`."""
         archive = [f"-XX:SharedArchiveFile={self.archive}", "-Xshare:auto"] if self.archive else []
-        # zstd and snappy load native code; from Java 24 on that is announced or complained about.
-        native = ["--enable-native-access=ALL-UNNAMED"] if self.java.major >= 24 else []
+        # Compression loads native code, Kafka unmaps buffers: from Java 24 on, allowed here or complained about.
+        native = (
+            ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
+            if self.java.major >= 24
+            else []
+        )
         flags = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError", "-Xlog:cds=off"]
         quiet = [f"-D{_LOGGER}.{name}={value}" for name, value in _LOGGING.items()]
         memory = ["-Xms64m", f"-Xmx{heap_mb}m", "-Djava.awt.headless=true", "-Djava.io.tmpdir=tmp"]
@@ -76,9 +84,13 @@ class Process:
         heap_mb: int,
         owned: bool,
         keep: Iterable[int] = (),
+        grace_s: float = 20.0,
         ephemeral: bool = False,
     ) -> None:
-        """Start it in `folder`; descriptors in `keep` stay open in it, and an ephemeral one is ended at once."""
+        """Start it in `folder`; descriptors in `keep` stay open in it.
+
+        The folder of an ephemeral one is deleted if this process dies.
+        """
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         self.log = folder / "broker.log"
         _shorten(self.log)
@@ -92,7 +104,7 @@ class Process:
             "owned": owned,
             "parent": os.getpid(),
             "remove": str(folder) if ephemeral else None,
-            "grace_s": 0.0 if ephemeral else 20.0,
+            "grace_s": grace_s,
         }
         self._watchdog = subprocess.Popen(
             [sys.executable, "-I", "-S", watchdog.__file__],
@@ -121,8 +133,13 @@ class Process:
     def alive(self) -> bool:
         return self._watchdog.poll() is None if self._owned else is_ours(self.pid, self._marker)
 
+    def ask_to_end(self) -> None:
+        """Let the watchdog end it in order, without waiting."""
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.close()
+
     def end(self) -> None:
-        """Ask it to end, wait, and insist; the watchdog does the asking."""
+        """Ask it to end, wait, and insist."""
         self._let_go()
 
     def kill(self) -> None:
@@ -132,9 +149,8 @@ class Process:
         self._let_go()
 
     def _let_go(self) -> None:
-        assert self._watchdog.stdin is not None
         assert self._watchdog.stdout is not None
-        self._watchdog.stdin.close()
+        self.ask_to_end()
         self._watchdog.wait()
         self._watchdog.stdout.close()
 
@@ -210,6 +226,13 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def free_ports() -> Iterator[int]:
+    """Ports nobody listens on now, none twice."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if port_is_free(port):
+            yield port
 
 
 def is_ours(pid: int, marker: str) -> bool:

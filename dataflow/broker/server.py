@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from dataflow.broker.node import (
     Process,
     Runtime,
     await_ready,
+    free_ports,
     is_ours,
     port_is_free,
     send_signal,
@@ -29,9 +29,6 @@ from dataflow.broker.storage import NodeState, State
 from dataflow.broker.wire import ask_metadata
 from dataflow.core.errors import BrokerError
 
-# Below the range from which outgoing connections take their ports (32768 on Linux): a node that is started again
-# must find its port as it left it.
-_PORTS = range(20_000, 32_000)
 _STOP_S = 25.0
 _POLL_S = 0.03
 
@@ -143,8 +140,12 @@ class Broker:
         if self._detached:
             stop(self.settings.data)
             return
-        for node in self.nodes:
-            node.stop()
+        if not self.settings.ephemeral:
+            for node in self.nodes:
+                if node.process is not None:
+                    node.process.ask_to_end()
+            for node in self.nodes:
+                node.stop()
         self._release(forget=True)
 
     def kill(self) -> None:
@@ -200,7 +201,7 @@ class Broker:
                 f"port {wished} of {HOST} is in use by another process",
                 hint="leave the port out to get a free one, or stop what listens there",
             )
-        ports = _free_ports()
+        ports = free_ports()
         addresses = [
             Address(node_id, wished or next(ports), next(ports))
             for node_id in range(1, self.settings.nodes + 1)
@@ -236,6 +237,8 @@ class Broker:
                 heap_mb=self.settings.heap_mb,
                 owned=not self._detached,
                 keep=(self._lock,),
+                # The last nodes of a cluster wait in vain for a majority: Kafka loses nothing by being killed.
+                grace_s=20.0 if self.settings.nodes == 1 else 5.0,
                 ephemeral=self.settings.ephemeral,
             )
             storage.write_state(self.settings.data, self._state())
@@ -365,13 +368,6 @@ def _in_use(data: Path) -> BrokerError:
         f"a broker already runs in {data}: process {running.pids[0]}, {running.bootstrap}",
         hint=f"use it with --bootstrap {running.bootstrap}, or end it with dataflow broker stop",
     )
-
-
-def _free_ports() -> Iterator[int]:
-    """Ports nobody listens on now, none twice."""
-    for port in random.sample(_PORTS, len(_PORTS)):
-        if port_is_free(port):
-            yield port
 
 
 def _ignore(_progress: Progress) -> None:

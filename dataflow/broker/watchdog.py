@@ -41,7 +41,8 @@ def main() -> int:
         child.returncode = 0  # it is nobody's child from here on, and that is meant
         return 0
     if _wait(child, wake, order["parent"]):
-        _end(child, order["grace_s"])
+        orphan = os.getppid() != order["parent"]
+        _end(child, 0.0 if orphan and order["remove"] else order["grace_s"])
     if order["remove"] and os.getppid() != order["parent"]:
         shutil.rmtree(order["remove"], ignore_errors=True)
         with contextlib.suppress(OSError):
