@@ -163,7 +163,7 @@ class KafkaProducer:
         topic: str,
         value: bytes | None,
         key: bytes | None = None,
-        headers: Sequence[Header] = (),
+        headers: list[Header] | None = None,
         partition: int = -1,
         on_delivery: Delivered | None = None,
         timestamp_ms: int = 0,

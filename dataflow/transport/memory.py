@@ -230,7 +230,7 @@ class MemoryProducer:
         topic: str,
         value: bytes | None,
         key: bytes | None = None,
-        headers: Sequence[Header] = (),
+        headers: list[Header] | None = None,
         partition: int = -1,
         on_delivery: Delivered | None = None,
         timestamp_ms: int = 0,
@@ -250,7 +250,7 @@ class MemoryProducer:
             elif partition >= len(target.partitions):
                 raise TransportError(f"topic '{topic}' has no partition {partition}")
             log = target.partitions[partition]
-            made = [(n, v.encode() if isinstance(v, str) else v or b"") for n, v in headers]
+            made = [(n, v.encode() if isinstance(v, str) else v or b"") for n, v in headers or ()]
             time_ms = timestamp_ms or int(fabric.clock() * 1000)
             message = MemoryMessage(topic, partition, log.end, key, value, made or None, time_ms)
             log.records.append(message)

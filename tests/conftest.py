@@ -1,0 +1,45 @@
+"""The real broker, started once a session and only if a test asks for it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dataflow.broker import Broker, BrokerSettings
+from dataflow.transport.kafka import KafkaFabric
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> object:
+    """Wait until `condition()` is truthy and return it; fail with `what` at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+
+
+@pytest.fixture(scope="session")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real Apache Kafka."""
+    data: Path = tmp_path_factory.mktemp("broker")
+    with Broker(BrokerSettings(data=data, ephemeral=True)) as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def kafka(bootstrap: str) -> Iterator[KafkaFabric]:
+    fabric = KafkaFabric(bootstrap)
+    yield fabric
+    fabric.close()
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name nobody else uses: the broker is shared."""
+    return f"t{uuid.uuid4().hex[:10]}"
