@@ -55,3 +55,8 @@ COMPRESS_ABOVE_BYTES: Final = 1_024
 MAX_TAP_BACKLOG: Final = 10_000
 # Concurrent taps of one gateway: each is a consumer.
 MAX_TAPS: Final = 64
+# One declaration file: people write a few kB; a parser in Python needs seconds for more than this.
+MAX_YAML_BYTES: Final = 1_000_000
+# Nesting and values (aliases expanded) of one declaration file: against files made to exhaust memory.
+MAX_YAML_DEPTH: Final = 50
+MAX_YAML_VALUES: Final = 100_000
