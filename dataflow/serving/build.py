@@ -66,7 +66,7 @@ def ensure_built(
                 hint="put it there, or declare `build:` with its command",
             )
         return BuiltModel(path, digest_of(path), built=False)
-    wanted = inputs_digest(name, folder, build, inputs)
+    wanted = inputs_digest(name, folder, file, build, inputs)
     if found := _fresh(path, wanted):
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,17 +85,24 @@ def ensure_built(
     return BuiltModel(path, digest, built=True)
 
 
-def inputs_digest(name: str, folder: Path, build: str, inputs: Sequence[str] = ()) -> str:
-    """sha256 over the command and the names and bytes of the input files. Raises ModelError for an empty glob."""
+def inputs_digest(name: str, folder: Path, file: str, build: str, inputs: Sequence[str] = ()) -> str:
+    """sha256 over the command and the names and bytes of the input files. Raises ModelError for an empty glob.
+
+    What a build makes is no input of it, whatever the globs say: the artifact and side files are left out.
+    """
     digest = hashlib.sha256(build.encode())
     for pattern in inputs or DEFAULT_INPUTS:
-        files = sorted(p for p in folder.glob(pattern) if p.is_file())
+        files = sorted(p for p in folder.glob(pattern) if p.is_file() and not _is_made(p, folder / file))
         if not files and inputs:
             raise ModelError(f"model '{name}': inputs: '{pattern}' matches no file in {folder}")
         for path in files:
             digest.update(f"\0{path.relative_to(folder).as_posix()}\0".encode())
             digest.update(bytes.fromhex(digest_of(path)))
     return digest.hexdigest()
+
+
+def _is_made(path: Path, artifact: Path) -> bool:
+    return path == artifact or path.name.endswith((".build.json", ".build.lock", ".build.json.part"))
 
 
 def digest_of(path: Path) -> str:
