@@ -13,7 +13,7 @@ EVERYONE_MINUTES = 120.0
 CONNECTING_SHARE = 0.3
 # Aircraft missing from the register of planes get the year's median.
 TYPICAL_SEATS = 149
-# 14 CFR 117.23 table A allows 9 hours at the controls of most duties; one hour is kept in reserve.
+# A house rule of this example. The law (14 CFR part 117) looks at the crew's whole day, which the data do not tell.
 CREW_LIMIT_MINUTES = 8 * 60.0
 MINIMUM_TURNAROUND_MINUTES = 30.0
 
