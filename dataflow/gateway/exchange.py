@@ -1,0 +1,248 @@
+"""Requests out to the log, replies back to their callers: the one place where records, time and waiting meet.
+
+Everything runs in the event loop but the reply reader's thread. The producer is polled from here too, with no wait:
+a thread of its own would only take the GIL from the loop, and what a delivery report says is news only when it failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from dataflow.core import headers, ids, limits
+from dataflow.core.errors import DataflowError, RecordTooLargeError
+from dataflow.core.schema import Column
+from dataflow.gateway.correlation import Correlator, Pending
+from dataflow.gateway.doors import PipelineDoor
+from dataflow.gateway.http import RETRY_AFTER_S, RequestError
+from dataflow.gateway.replies import Reply, ReplyReader
+from dataflow.transport.api import Fabric, Header, Position, Producer
+
+# Delivery reports are looked for this often while any is outstanding.
+REPORT_POLL_S: Final = 0.02
+# `Producer.send` waits when its queue is full, which here would stop every caller: refuse well before.
+MAX_UNSENT_RECORDS: Final = limits.PRODUCER_QUEUE_RECORDS * 3 // 4
+MAX_UNSENT_BYTES: Final = limits.PRODUCER_QUEUE_KBYTES * 1024 * 3 // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What travels with a request's records: the deadline (Unix ms) and the caller's headers.
+
+    whole   one bad row ends the request
+    """
+
+    deadline_ms: int
+    whole: bool = True
+    headers: tuple[Header, ...] = ()
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Exchange:
+    """One gateway's requests in flight. Not thread-safe: it belongs to the event loop that called `start`."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        reply_position: Position,
+        *,
+        max_pending: int = limits.MAX_PENDING_REQUESTS,
+        clock_ms: Callable[[], int] = now_ms,
+    ) -> None:
+        self._fabric = fabric
+        self._reply_position = reply_position
+        self._reply_prefix = f"{reply_position[0]}/{reply_position[1]}/".encode()
+        self._clock_ms = clock_ms
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_deadline_ms = 0
+        self._report_timer: asyncio.TimerHandle | None = None
+        self._unsent_records = 0
+        self._unsent_bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._producer: Producer | None = None
+        self._reader: ReplyReader | None = None
+        self.pending: Final[Correlator[Reply]] = Correlator(max_pending)
+        self.draining = False
+
+    @property
+    def healthy(self) -> bool:
+        return self._reader is not None and self._reader.healthy and not self.draining
+
+    async def start(self) -> None:
+        """Connect and find the end of the reply partition. Raises TransportError."""
+        self._loop = asyncio.get_running_loop()
+        self._producer = await asyncio.to_thread(self._fabric.producer)
+        self._reader = ReplyReader(self._fabric, self._reply_position, self.deliver, self._loop)
+        await asyncio.to_thread(self._reader.start)
+
+    async def drain(self) -> None:
+        """Take no more requests and return once each that is in flight has its answer or its deadline."""
+        self.draining = True
+        while len(self.pending):
+            await asyncio.sleep(REPORT_POLL_S)
+
+    async def close(self) -> None:
+        """Stop at once; whoever still waits is told 503."""
+        self.draining = True
+        for timer in (self._timer, self._report_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._reader is not None:
+            await asyncio.to_thread(self._reader.stop)
+        for pending in self.pending.in_flight():
+            self.pending.close(pending)
+            self._wake(pending, _unavailable("the gateway is stopping", pending))
+        if self._producer is not None:
+            await asyncio.to_thread(self._producer.close)
+
+    async def ask(
+        self, door: PipelineDoor, columns: Mapping[str, Column], rows: int, ask: Ask
+    ) -> Pending[Reply]:
+        """Write the rows as records and wait: the ended request, with a reply per row.
+
+        When `ask.whole`, rows after a bad reply may have none; otherwise rows without an answer at the deadline.
+        Raises GatewayError: 400 for a row that cannot be encoded, 413 for one too large, 429 or 503 when full or the
+        broker is away, 504 for a whole request at its deadline.
+        """
+        values = door.values(columns, rows)
+        keys = door.keys(columns, rows) if door.key else None
+        size = sum(len(value) for value in values if value is not None)
+        self._check_room(rows, size)
+        now = self._clock_ms()
+        request_id = ids.mint(now)
+        record_ids = (
+            [request_id]
+            if rows == 1
+            else [ids.child(request_id, "gateway", "in", index) for index in range(rows)]
+        )
+        pending = self.pending.open(request_id, record_ids, ask.deadline_ms, now, whole=ask.whole)
+        assert self._loop is not None, "started"
+        pending.waiter = waiter = self._loop.create_future()
+        try:
+            self._send(door, pending, values, keys, ask)
+            self._schedule(ask.deadline_ms, now)
+            await waiter
+        finally:
+            self.pending.close(pending)  # a caller who went away, or a record that could not be sent
+        return pending
+
+    def _check_room(self, rows: int, size: int) -> None:
+        if self.draining or self._producer is None:
+            raise _unavailable("the gateway is stopping" if self.draining else "the gateway is starting")
+        if self._reader is None or not self._reader.healthy:
+            raise _unavailable("the broker is away")
+        # One request alone may be larger than the limit: it is let through when nothing else waits.
+        full = (
+            self._unsent_records + rows > MAX_UNSENT_RECORDS or self._unsent_bytes + size > MAX_UNSENT_BYTES
+        )
+        if full and self._unsent_records:
+            raise _unavailable("the broker does not keep up with the requests")
+
+    def _send(
+        self,
+        door: PipelineDoor,
+        pending: Pending[Reply],
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None,
+        ask: Ask,
+    ) -> None:
+        producer = self._producer
+        assert producer is not None, "started"
+        turn = next(door.turns)
+        shared: list[Header] = [(headers.DEADLINE, str(ask.deadline_ms).encode()), *ask.headers]
+        if door.codec.fingerprint:
+            shared.append((headers.SCHEMA, door.codec.fingerprint))
+        try:
+            for row, record_id in enumerate(pending.record_ids):
+                value = values[row]
+                key = None if keys is None else keys[row]
+                size = len(value) if value is not None else 0
+                producer.send(
+                    door.topic,
+                    value,
+                    key,
+                    [(headers.ID, record_id), (headers.REPLY_TO, self._reply_prefix + record_id), *shared],
+                    -1 if key is not None else door.partition_of(turn, row),
+                    partial(self._delivered, pending, size),
+                )
+                self._unsent_records += 1
+                self._unsent_bytes += size
+        except RecordTooLargeError as error:
+            raise RequestError(413, f"row {row}: {error.message}", record_id=pending.request_id) from error
+        except DataflowError as error:
+            raise _unavailable(error.message, pending) from error
+        producer.poll(0)
+        if self._unsent_records and self._report_timer is None:
+            assert self._loop is not None, "started"
+            self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
+
+    def _poll_reports(self) -> None:
+        assert self._producer is not None, "started"
+        assert self._loop is not None, "started"
+        self._producer.poll(0)
+        self._report_timer = (
+            self._loop.call_later(REPORT_POLL_S, self._poll_reports) if self._unsent_records else None
+        )
+
+    def _delivered(self, pending: Pending[Reply], size: int, error: object | None, message: object) -> None:
+        del message
+        self._unsent_records -= 1
+        self._unsent_bytes -= size
+        if error is None:
+            pending.delivered += 1
+        elif self.pending.close(pending):
+            self._wake(pending, _unavailable(f"the broker did not take the request: {error}", pending))
+
+    def deliver(self, replies: Sequence[Reply]) -> None:
+        """Take replies in, from whatever brought them."""
+        resolve = self.pending.resolve
+        for reply in replies:
+            ended = resolve(reply.record_id, reply, good=reply.good)
+            if ended is not None:
+                self._wake(ended, None)
+
+    def _schedule(self, deadline_ms: int, now: int) -> None:
+        if self._timer is None or deadline_ms < self._timer_deadline_ms:
+            if self._timer is not None:
+                self._timer.cancel()
+            assert self._loop is not None, "started"
+            self._timer_deadline_ms = deadline_ms
+            self._timer = self._loop.call_later(max(deadline_ms - now, 0) / 1000, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._clock_ms()
+        for pending in self.pending.expire(now):
+            if pending.delivered < len(pending.record_ids):
+                self._wake(pending, _unavailable("the broker did not take the request in time", pending))
+            elif pending.whole:
+                message = "no answer at the deadline"
+                self._wake(pending, RequestError(504, message, record_id=pending.request_id))
+            else:
+                self._wake(pending, None)
+        following = self.pending.next_deadline()
+        if following is not None:
+            # At least a ms ahead: the loop's clock and the wall clock need not agree on "now".
+            self._schedule(following, min(now, following - 1))
+
+    def _wake(self, pending: Pending[Reply], error: RequestError | None) -> None:
+        waiter = pending.waiter
+        assert isinstance(waiter, asyncio.Future), "set by ask"
+        if waiter.done():
+            return
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _unavailable(message: str, pending: Pending[Reply] | None = None) -> RequestError:
+    record_id = b"" if pending is None else pending.request_id
+    return RequestError(503, message, hint="try later", record_id=record_id, retry_after_s=RETRY_AFTER_S)

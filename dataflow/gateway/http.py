@@ -1,0 +1,221 @@
+"""HTTP as the gateway needs it, straight on ASGI: a request, its bounded body, a response, an error."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from dataflow.core.errors import GatewayError
+from dataflow.core.limits import MAX_BODY_BYTES
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# Bodies in hand of all requests together: one body's limit times the requests allowed would be all memory there is.
+MAX_BODIES_BYTES: Final = 4 * MAX_BODY_BYTES
+RETRY_AFTER_S: Final = 1
+
+# What a body may say it is. Forms are what `curl -d` says of JSON; other kinds are surely not meant for us.
+_CONTENT_TYPES: Final = (
+    b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded", b"text/plain",
+)  # fmt: skip
+JSON: Final = b"application/json"
+BINARY: Final = b"application/octet-stream"
+
+
+class RequestError(GatewayError):
+    """A refusal with more to say: the record's id, when to come back, facts for the body of the answer."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        hint: str = "",
+        record_id: bytes = b"",
+        retry_after_s: int = 0,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status, message, hint=hint)
+        self.record_id = record_id
+        self.retry_after_s = retry_after_s
+        self.facts = facts or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A response of unknown length; `parts` is closed when the caller goes away."""
+
+    parts: AsyncIterator[bytes]
+    content_type: bytes
+
+
+@dataclass(slots=True)
+class Budget:
+    """Bytes of bodies in hand, of all requests."""
+
+    used: int = 0
+
+    def take(self, size: int) -> None:
+        if self.used + size > MAX_BODIES_BYTES:
+            raise RequestError(
+                503, "too many large requests at once", hint="try later", retry_after_s=RETRY_AFTER_S
+            )
+        self.used += size
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request. `params` are the named parts of its path, `scopes` those of its caller's token."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    query_string: bytes
+    receive: Receive
+    params: Mapping[str, str]
+    scopes: frozenset[str]
+
+    def query(self) -> dict[str, str]:
+        """Query parameters. Raises GatewayError 400 for one that is given twice."""
+        found: dict[str, str] = {}
+        for name, value in parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True):
+            if name in found:
+                raise GatewayError(400, f"query parameter '{name[:100]}' is given twice")
+            found[name] = value
+        return found
+
+    async def body(self, budget: Budget) -> bytes:
+        """The whole body, decompressed. The caller gives `len(body)` back to the budget.
+
+        Raises GatewayError 411, 413 or 415 as early as the headers allow, 400 for a body that breaks off.
+        """
+        declared = self._check_headers()
+        message = await self.receive()
+        if not message.get("more_body"):  # the usual case: one piece
+            body: bytes = message.get("body", b"")
+            _check_size(len(body))
+            budget.take(len(body))
+        else:
+            body = await self._pieces(message, budget)
+        if message["type"] == "http.disconnect" or (declared is not None and len(body) != declared):
+            budget.used -= len(body)
+            raise GatewayError(400, "the body broke off")
+        encoding = self.headers.get(b"content-encoding", b"identity")
+        if encoding == b"identity":
+            return body
+        try:
+            plain = _decompressed(body, encoding)
+            budget.take(len(plain))
+        finally:
+            budget.used -= len(body)
+        return plain
+
+    def _check_headers(self) -> int | None:
+        headers = self.headers
+        length = headers.get(b"content-length")
+        if length is None and b"transfer-encoding" not in headers:
+            raise GatewayError(411, "the request has no body", hint="send it with Content-Length or chunked")
+        if length is not None:
+            if not length.isdigit():
+                raise GatewayError(400, "Content-Length is not a number")
+            _check_size(int(length[:19]))
+        kind = headers.get(b"content-type", b"")
+        if kind and kind != JSON:
+            media = kind.split(b";", 1)[0].strip().lower()
+            if media not in _CONTENT_TYPES and not media.endswith(b"+json"):
+                raise GatewayError(
+                    415,
+                    f"content type '{media[:100].decode('latin-1')}' is not supported",
+                    hint="use application/json",
+                )
+        return None if length is None else int(length)
+
+    async def _pieces(self, message: MutableMapping[str, Any], budget: Budget) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                piece = message.get("body", b"")
+                if piece:
+                    _check_size(size + len(piece))
+                    budget.take(len(piece))
+                    size += len(piece)
+                    pieces.append(piece)
+                if message["type"] == "http.disconnect":
+                    raise GatewayError(400, "the body broke off")
+                if not message.get("more_body"):
+                    return b"".join(pieces)
+                message = await self.receive()
+        except BaseException:
+            budget.used -= size
+            raise
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BODY_BYTES:
+        raise GatewayError(
+            413, f"the body is larger than {MAX_BODY_BYTES} bytes", hint="send fewer rows at once"
+        )
+
+
+def _decompressed(body: bytes, encoding: bytes) -> bytes:
+    """Gzip or deflate, never more than a body may be."""
+    if encoding not in (b"gzip", b"deflate"):
+        raise GatewayError(
+            415,
+            f"content encoding '{encoding[:40].decode('latin-1')}' is not supported",
+            hint="valid: gzip, deflate",
+        )
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == b"gzip" else 0))
+    try:
+        plain = unpacker.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error:
+        raise GatewayError(400, f"the body is not {encoding.decode()}") from None
+    _check_size(len(plain))
+    if not unpacker.eof or unpacker.unused_data:
+        raise GatewayError(400, f"the body is not one whole {encoding.decode()} stream")
+    return plain
+
+
+def error_response(error: GatewayError) -> Response:
+    said: dict[str, Any] = {"error": str(error)}
+    extra: tuple[tuple[bytes, bytes], ...] = ()
+    if isinstance(error, RequestError):
+        if error.record_id:
+            said["id"] = error.record_id.decode()
+        said |= error.facts
+        if error.retry_after_s:
+            extra = ((b"retry-after", str(error.retry_after_s).encode()),)
+    elif error.status in (429, 503):
+        extra = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
+    return Response(error.status, orjson.dumps(said), JSON, extra)
+
+
+async def send_response(send: Send, response: Response, *, head: bool = False) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": [
+                (b"content-type", response.content_type),
+                (b"content-length", str(len(response.body)).encode()),
+                *response.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"" if head else response.body})
