@@ -1,7 +1,7 @@
 """Gradient-boosted trees of scikit-learn as an ONNX graph.
 
-Written out by hand because skl2onnx 1.20 cannot convert them for onnx >= 1.20 (it hands booleans to integer
-attributes), and because it rounds thresholds to the nearest float32, which can send a row the other way.
+Written out by hand: skl2onnx 1.20 fails on these trees with onnx 1.23 (it hands booleans to an attribute of
+integers), and here a threshold in float32 is sure to part the rows as scikit-learn's float64 does.
 """
 
 from __future__ import annotations
