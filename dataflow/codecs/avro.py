@@ -26,8 +26,9 @@ from dataflow.codecs.base import (
     sorted_failures,
 )  # fmt: skip
 from dataflow.codecs.cells import shown
+from dataflow.codecs.compatibility import unreadable
 from dataflow.codecs.values import conform
-from dataflow.core.errors import CodecError
+from dataflow.core.errors import CodecError, ContractError
 from dataflow.core.schema import TENSOR_KINDS, Column, FieldType, Schema, column_of, empty_column
 
 # Longest excerpt of bytes in a message.
@@ -44,6 +45,9 @@ class AvroCodec:
         self.fingerprint = fingerprint
         self._reader_schema = fastavro.parse_schema(avro_schema(schema, record_name, bare=True))
         same = writer is None or writer == schema
+        if writer is not None and not same:
+            for field, why, allowed in unreadable(writer, schema, "avro"):
+                raise ContractError(f"field '{field}': {why}", hint=f"allowed: {allowed}")
         self._writer_schema = (
             self._reader_schema
             if same or writer is None

@@ -268,7 +268,7 @@ def _tensor(field_type: FieldType, form: Form) -> Convert:
     def convert(value: Any) -> Column:
         value = _from_text(value, form, expected)
         try:
-            array = np.asarray(value)
+            array = number_array(value, field_type.kind)
             if array.dtype.kind in "OU":
                 array = np.asarray(
                     _special_floats(value), dtype=np.float64 if array.dtype.kind == "U" else None
@@ -286,6 +286,20 @@ def _tensor(field_type: FieldType, form: Form) -> Convert:
         return _tensor_dtype(array, field_type, expected)
 
     return convert
+
+
+def number_array(value: Any, kind: str) -> npt.NDArray[Any]:
+    """`np.asarray` but for integers beyond int64, which numpy takes for floats as soon as smaller ones are beside."""
+    array = np.asarray(value)
+    if kind != "uint64" or array.dtype.kind != "f" or isinstance(value, np.ndarray):
+        return array
+    exact = np.asarray(value, dtype=object)
+    if set(map(type, exact.ravel().tolist())) != {int}:
+        return array
+    try:
+        return exact.astype(np.uint64)
+    except OverflowError:
+        return array
 
 
 def _special_floats(value: Any) -> Any:
@@ -409,6 +423,8 @@ def convert_cells(
     field_type: FieldType, cells: Sequence[Any], form: Form, *, ignore_unknown: bool = False
 ) -> tuple[Column | None, RowErrors]:
     """The column that holds `cells`, or None and the errors of the cells that do not fit, by row."""
+    if form == "csv":
+        cells = [None if _is_null(cell, field_type, form) else cell for cell in cells]
     column = _common_case(field_type, cells)
     if column is not None:
         return column, {}
@@ -470,7 +486,7 @@ def _number_column(field_type: FieldType, cells: Sequence[Any], types: set[type]
 
 def _tensor_column(field_type: FieldType, cells: Sequence[Any]) -> Column | None:
     try:
-        array = np.array(cells)
+        array = number_array(cells, field_type.kind)
     except (ValueError, OverflowError):
         return None
     if array.shape != (len(cells), *field_type.shape):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from dataflow.codecs.base import row_error, scalar_column
-from dataflow.codecs.cells import DEFAULT_PRECISION, cast_numbers, convert_cells
+from dataflow.codecs.cells import DEFAULT_PRECISION, cast_numbers, convert_cells, number_array
 from dataflow.codecs.values import conform
 from dataflow.core.errors import CodecError, nearest
 from dataflow.core.schema import NUMBERS, Column, Field, FieldType, Schema
@@ -269,5 +269,5 @@ def _tensor_cell(field_type: FieldType, value: Any) -> Any:
         shape = tuple(len(value) // known if s == -1 else s for s in shape)
     if math.prod(shape) != len(value):
         return value
-    dtype = field_type.kind if not value else None
-    return np.array(value, dtype=dtype).reshape(shape)
+    flat = number_array(value, field_type.kind) if value else np.array(value, dtype=field_type.kind)
+    return flat.reshape(shape)
