@@ -27,17 +27,30 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from dataflow.core.batch import Batch, Row, concatenate
-from dataflow.core.errors import ContractError, ModelError, NodeError, nearest
-from dataflow.core.outcomes import Out
+from dataflow.codecs.values import coerce_columns, conform
+from dataflow.core.batch import Batch, Row, concatenate, to_list
+from dataflow.core.errors import CodecError, ContractError, DataflowError, ModelError, NodeError, nearest
+from dataflow.core.limits import MAX_ASYNC_CALLS
+from dataflow.core.outcomes import CONSUMED, Out
 from dataflow.core.schema import Column, Field, FieldType, Schema, column_of, empty_column
+from dataflow.core.usercode import (
+    CallContext,
+    Drop,
+    Fail,
+    Retry,
+    UserCallable,
+    load_callable,
+    signature_of,
+)
 from dataflow.expressions import Expression, parse_expression
 
 __all__ = [
-    "Batch", "Column", "ContractContext", "ContractError", "Expression", "Field", "FieldType", "Lease",
-    "ModelError", "ModelInfo", "Node", "NodeClass", "NodeContext", "NodeError", "NodeKind", "Out", "Row", "Schema",
-    "Settings",
-    "Table", "Tensor", "column_of", "concatenate", "empty_column", "nearest", "node", "parse_expression",
+    "CONSUMED", "MAX_ASYNC_CALLS",
+    "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError", "Drop",
+    "Expression", "Fail", "Field", "FieldType", "Lease", "ModelError", "ModelInfo", "Node", "NodeClass",
+    "NodeContext", "NodeError", "NodeKind", "Out", "Retry", "Row", "Schema", "Settings", "Table", "Tensor",
+    "UserCallable", "coerce_columns", "column_of", "concatenate", "conform", "empty_column", "load_callable",
+    "nearest", "node", "parse_expression", "signature_of", "to_list",
 ]  # fmt: skip
 
 Config = TypeVar("Config", bound="Settings")

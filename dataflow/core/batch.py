@@ -154,9 +154,7 @@ def to_list(column: Column) -> list[Any]:
     """A column as Python values: scalars as themselves, datetimes as datetime/date or None, tensors as arrays."""
     if column.ndim > 1:
         return list(column)
-    if column.dtype.kind == "M":
-        return [None if np.isnat(v) else v.item() for v in column]
-    values: list[Any] = column.tolist()
+    values: list[Any] = column.tolist()  # NaT becomes None
     return values
 
 
