@@ -44,10 +44,15 @@ def main() -> int:
         orphan = os.getppid() != order["parent"]
         _end(child, 0.0 if orphan and order["remove"] else order["grace_s"])
     if order["remove"] and os.getppid() != order["parent"]:
-        shutil.rmtree(order["remove"], ignore_errors=True)
-        with contextlib.suppress(OSError):
-            Path(order["remove"]).parent.rmdir()
+        _remove(Path(order["remove"]))
     return child.wait() & 0xFF
+
+
+def _remove(folder: Path) -> None:
+    """Delete a node's folder and, as the last node's watchdog, the temporary folder around it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not list(folder.parent.glob("node-*")):
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _line(descriptor: int) -> bytes:
