@@ -292,7 +292,7 @@ class TestLoading:
     def test_packages_and_late_imports(self, tmp_path: Path) -> None:
         write(
             tmp_path,
-            parts_____init__="from .inner import deep\n",
+            **{"parts/__init__": "from .inner import deep\n"},
             parts___inner="from ..top import N\ndef deep():\n    import late.more\n    import late.more as m\n"
             "    from late import more\n    assert m is more is late.more\n    return N, m.M\n",
             top="N = 1",
@@ -356,7 +356,7 @@ class TestDigest:
         first = code_digest(tmp_path, ["code.f"])
         assert code_digest(tmp_path, ["code.f"]) == first
         (tmp_path / "data.csv").write_text("a\n")
-        write(tmp_path, __pycache_____x="ignored = 1")
+        write(tmp_path / "__pycache__", x="ignored = 1")
         assert code_digest(tmp_path, ["code.f"]) == first
         write(tmp_path, helper="x = 1")
         assert code_digest(tmp_path, ["code.f"]) != first
