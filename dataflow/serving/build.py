@@ -44,7 +44,7 @@ def ensure_built(
     name: str,
     folder: Path,
     file: str,
-    build: str | None = None,
+    build: str = "",
     inputs: Sequence[str] = (),
     *,
     on_line: Callable[[str], None] | None = None,
@@ -59,7 +59,7 @@ def ensure_built(
     Raises ModelError, with the end of the output, when the command fails or leaves no file.
     """
     path = folder / file
-    if build is None:
+    if not build:
         if not path.is_file():
             raise ModelError(
                 f"model '{name}': no file at {path}",
