@@ -84,17 +84,17 @@ class PipelineDoor:
         """The columns of `answer` from one good reply per row. Raises GatewayError 500 for a reply of no use."""
         first = replies[0].edge
         if all(reply.edge == first for reply in replies):
-            columns = self._decoded(first, [r.value for r in replies])
+            columns = self.decoded(first, [r.value for r in replies])
             if len(columns) == len(self.answer):
                 return columns
             return self._scattered([(columns, range(len(replies)))], len(replies))
         rows_of: dict[str, list[int]] = {}
         for row, reply in enumerate(replies):
             rows_of.setdefault(reply.edge, []).append(row)
-        parts = [(self._decoded(e, [replies[r].value for r in rows]), rows) for e, rows in rows_of.items()]
+        parts = [(self.decoded(e, [replies[r].value for r in rows]), rows) for e, rows in rows_of.items()]
         return self._scattered(parts, len(replies))
 
-    def _decoded(self, edge: str, values: Sequence[bytes | None]) -> dict[str, Column]:
+    def decoded(self, edge: str, values: Sequence[bytes | None]) -> dict[str, Column]:
         codec = self.codecs.get(edge)
         if codec is None:
             raise GatewayError(

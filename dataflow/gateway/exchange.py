@@ -59,7 +59,7 @@ class Exchange:
         self._fabric = fabric
         self._reply_position = reply_position
         self._reply_prefix = f"{reply_position[0]}/{reply_position[1]}/".encode()
-        self._clock_ms = clock_ms
+        self.clock_ms = clock_ms
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline_ms = 0
         self._report_timer: asyncio.TimerHandle | None = None
@@ -115,7 +115,7 @@ class Exchange:
         keys = door.keys(columns, rows) if door.key else None
         size = sum(len(value) for value in values if value is not None)
         self._check_room(rows, size)
-        now = self._clock_ms()
+        now = self.clock_ms()
         request_id = ids.mint(now)
         record_ids = (
             [request_id]
@@ -218,7 +218,7 @@ class Exchange:
 
     def _expire(self) -> None:
         self._timer = None
-        now = self._clock_ms()
+        now = self.clock_ms()
         for pending in self.pending.expire(now):
             if pending.delivered < len(pending.record_ids):
                 self._wake(pending, _unavailable("the broker did not take the request in time", pending))

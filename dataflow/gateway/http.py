@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -41,11 +42,13 @@ class RequestError(GatewayError):
         record_id: bytes = b"",
         retry_after_s: int = 0,
         facts: Mapping[str, Any] | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(status, message, hint=hint)
         self.record_id = record_id
         self.retry_after_s = retry_after_s
         self.facts = facts or {}
+        self.headers = headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Response:
 class Stream:
     """A response of unknown length; `parts` is closed when the caller goes away."""
 
-    parts: AsyncIterator[bytes]
+    parts: AsyncGenerator[bytes, None]
     content_type: bytes
 
 
@@ -199,8 +202,9 @@ def error_response(error: GatewayError) -> Response:
         if error.record_id:
             said["id"] = error.record_id.decode()
         said |= error.facts
+        extra = error.headers
         if error.retry_after_s:
-            extra = ((b"retry-after", str(error.retry_after_s).encode()),)
+            extra = (*extra, (b"retry-after", str(error.retry_after_s).encode()))
     elif error.status in (429, 503):
         extra = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
     return Response(error.status, orjson.dumps(said), JSON, extra)
@@ -219,3 +223,34 @@ async def send_response(send: Send, response: Response, *, head: bool = False) -
         }
     )
     await send({"type": "http.response.body", "body": b"" if head else response.body})
+
+
+async def send_stream(send: Send, receive: Receive, stream: Stream, stall_s: float) -> None:
+    """Send parts until they end, the caller goes away, or takes longer than `stall_s` to read one."""
+    start = [(b"content-type", stream.content_type), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": start})
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(stream.parts, None))
+            await asyncio.wait({step, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                step.cancel()
+                await asyncio.gather(step, return_exceptions=True)
+                return
+            part = step.result()
+            if part is None:
+                await send({"type": "http.response.body", "body": b""})
+                return
+            message = {"type": "http.response.body", "body": part, "more_body": True}
+            await asyncio.wait_for(send(message), stall_s)
+    except TimeoutError:
+        return  # nobody is left to be told
+    finally:
+        gone.cancel()
+        await stream.parts.aclose()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
