@@ -207,9 +207,9 @@ def _fetch_by_jgo(jar: Jar, repository: Path, arrived: Callable[[int], None]) ->
     _silence_jgo()
     try:
         return Path(context.project(group, artifact).at_version(version).artifact().resolve())
-    except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
-        if isinstance(error, OSError) and error.errno is not None and error.filename:
-            raise
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; the network's errors are OSErrors without a number
         raise BrokerError(
             f"cannot fetch {jar.coordinate} for the embedded broker: no repository answered ({_short(error)})",
             hint="the first start needs the network, once; or copy the folder"

@@ -30,14 +30,24 @@ def runtime(on_progress: OnProgress) -> Runtime:
     found = Runtime(find_java(), install(on_progress))
     checkpoint, archive = found.jars / _CHECKPOINT, _archive_of(found)
     if not (checkpoint.exists() and (archive.exists() or _failed(archive).exists())):
-        with hold_lock(found.jars / "prepare.lock", wait=True):
-            if not checkpoint.exists():
-                on_progress(Progress("preparing Kafka, once: features"))
-                _make_checkpoint(found, checkpoint)
-            if not archive.exists() and not _failed(archive).exists():
-                on_progress(Progress("preparing Kafka, once: class archive"))
-                _try_archive(found, archive, checkpoint)
+        try:
+            _prepare(found, checkpoint, archive, on_progress)
+        except OSError as error:
+            raise BrokerError(
+                f"cannot prepare Kafka in {found.jars}: {error.strerror or error}",
+                hint="free some space or choose another folder with DATAFLOW_CACHE",
+            ) from error
     return replace(found, archive=archive if archive.exists() else None)
+
+
+def _prepare(runtime: Runtime, checkpoint: Path, archive: Path, on_progress: OnProgress) -> None:
+    with hold_lock(runtime.jars / "prepare.lock", wait=True):
+        if not checkpoint.exists():
+            on_progress(Progress("preparing Kafka, once: features"))
+            _make_checkpoint(runtime, checkpoint)
+        if not archive.exists() and not _failed(archive).exists():
+            on_progress(Progress("preparing Kafka, once: class archive"))
+            _try_archive(runtime, archive, checkpoint)
 
 
 def feature_checkpoint(runtime: Runtime) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable
@@ -129,6 +130,15 @@ def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(BrokerError, match="DATAFLOW_CACHE"):
         install(ignore, cache=tmp_path / "file", jars=JARS, fetch=Repository())
+
+
+def test_a_full_disk_while_fetching_is_not_taken_for_a_missing_network(tmp_path: Path) -> None:
+    def fetch(jar: Jar, folder: Path, arrived: Callable[[int], None]) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(BrokerError, match="No space left on device") as caught:
+        install(ignore, cache=tmp_path, jars=JARS, fetch=fetch)
+    assert "DATAFLOW_CACHE" in caught.value.hint
 
 
 def test_the_cache_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
