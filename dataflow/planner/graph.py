@@ -1,4 +1,4 @@
-"""The shape of a pipeline's graph: edge names, who feeds whom, an order, cycles, what can be reached. Pure."""
+"""The shape of a pipeline's graph: edge names, who feeds whom, an order, cycles. Pure."""
 
 from __future__ import annotations
 
@@ -47,15 +47,3 @@ def _cycle_in(waiting: Mapping[str, set[str]]) -> list[str]:
             first = min(range(len(cycle)), key=lambda i: names.index(cycle[i]))
             return cycle[first:] + cycle[:first]
         trail.append(feeder)
-
-
-def reachable(start: Iterable[str], feeds: Mapping[str, Iterable[str]]) -> set[str]:
-    """Everything that records from `start` can come to; `feeds` maps each thing to those it feeds."""
-    found: set[str] = set()
-    ahead = list(start)
-    while ahead:
-        here = ahead.pop()
-        if here not in found:
-            found.add(here)
-            ahead.extend(feeds.get(here, ()))
-    return found

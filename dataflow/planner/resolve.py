@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -87,6 +87,9 @@ class _Resolving:
         for name, spec in self._spec.nodes.items():
             self._shape(name, spec)
         wiring = {node.name: self._wire(node) for node in self._shaped.values()}
+        for name, spec in self._spec.nodes.items():
+            if name not in self._shaped:  # its faults do not hide those of its edges
+                _ = [tuple(self._fed(name, port, edges)) for port, edges in spec.feeds.items()]
         feeders = {
             name: [self._producers[e] for edges in ports.values() for e in edges if e in self._producers]
             for name, ports in wiring.items()
@@ -107,7 +110,6 @@ class _Resolving:
             tables=self._tables,
             problems=tuple(sorted(set(self._problems))),
             failed=frozenset(self._failed),
-            feeds=_feeds(self._shaped.values(), self._producers, wiring),
         )
 
     # ---- names
@@ -118,7 +120,7 @@ class _Resolving:
             self._failed.add(name)
             if topic not in self._project.broken:
                 hint = nearest(topic, self._project.topics)
-                self._fault(("inputs", name), f"unknown topic '{topic}'", hint)
+                self._fault(Fault(("inputs", name), f"unknown topic '{topic}'", hint))
             return
         spec = declared.spec
         self._edges[name] = ResolvedEdge(
@@ -128,23 +130,32 @@ class _Resolving:
     def _shape(self, name: str, spec: NodeSpec) -> None:
         """Look up a node's kind, check its settings, and name its edges."""
         if name in self._spec.inputs:
-            self._fault(("nodes", name), f"'{name}' is an input already", "rename one of the two", key=True)
+            fault = Fault(
+                ("nodes", name), f"'{name}' is an input already", "rename one of the two", at_key=True
+            )
+            self._fault(fault)
             return
         try:
             kind = self._registry.get(spec.use)
         except SpecError as error:
             self._failed.add(name)
-            self._fault(("nodes", name, "use"), error.message, error.hint)
+            self._fault(Fault(("nodes", name, "use"), error.message, error.hint))
             return
-        settings = self._settings(name, kind, spec)
+        settings = None if name in self._declared.left_out else self._settings(name, kind, spec)
         if settings is None:
             self._failed.add(name)
             return
-        node = _Shaped(name, spec, kind, settings, kind.ports(settings))
-        self._shaped[name] = node
+        try:
+            node = _Shaped(name, spec, kind, settings, kind.ports(settings))
+            self._shaped[name] = node
+            self._references(node)
+        except Exception as error:  # noqa: BLE001  (a kind may be the user's own code: anything may come)
+            self._failed.add(name)
+            self._shaped.pop(name, None)
+            self._raised(name, error)
+            return
         for port in node.ports:
             self._producers[edge_name(name, port, node.ports)] = name
-        self._references(node)
 
     def _settings(self, name: str, kind: NodeKind, spec: NodeSpec) -> Settings | None:
         path = ("nodes", name, "with")
@@ -152,8 +163,8 @@ class _Resolving:
             return kind.settings.model_validate(spec.settings)
         except ValidationError as error:
             for fault in faults_of(error, kind.settings, spec.settings):
-                self._fault((*path, *fault.path), fault.message, fault.hint)
-        except DataflowError as error:
+                self._fault(replace(fault, path=(*path, *fault.path)))
+        except Exception as error:  # noqa: BLE001  (a kind may be the user's own code: anything may come)
             self._raised(name, error)
         return None
 
@@ -165,58 +176,40 @@ class _Resolving:
             self._doomed.add(node.name)
             if model not in self._project.broken:
                 hint = nearest(model, self._project.models)
-                self._fault(self._setting_path(node, model), f"unknown model '{model}'", hint)
+                self._fault(Fault(self._setting_path(node, model), f"unknown model '{model}'", hint))
         for table in node.kind.tables(node.settings):
             try:
                 self._tables[table] = resolve_table(table, self._project, self._declared.folder)
             except ContractError as error:
                 self._doomed.add(node.name)
                 if table not in self._project.broken:
-                    self._fault(self._setting_path(node, table), error.message, error.hint)
+                    self._fault(Fault(self._setting_path(node, table), error.message, error.hint))
 
     # ---- edges
 
     def _wire(self, node: _Shaped) -> dict[str, tuple[str, ...]]:
         """Edges by input port. Faults doom the node."""
-        spec, ports = node.spec, node.kind.inputs
-        path: YamlPath = ("nodes", node.name, "from")
         before = len(self._problems)
-        wired: dict[str, tuple[str, ...]] = {}
-        if node.kind.source or not ports:
-            if spec.feeds:
-                self._fault(
-                    path, f"'{node.kind.name}' makes its records itself: it has no input", "leave it out"
-                )
-        elif not spec.feeds:
-            self._fault(path[:2], "'from' is missing", nearest("", self._names()), key=True)
-        elif "" in spec.feeds and len(ports) > 1:
-            shape = ", ".join(f"{port}: ..." for port in ports)
-            hint = f"from: {{{shape}}}"
-            self._fault(path, f"'{node.kind.name}' has the ports {', '.join(ports)}: say which", hint)
-        else:
-            for port, edges in spec.feeds.items():
-                if port and port not in ports:
-                    self._fault((*path, port), f"unknown input port '{port}'", nearest(port, ports), key=True)
-                    continue
-                wired[port or ports[0]] = tuple(self._fed(node, port, edges))
-            for port in ports:
-                if not spec.feeds.get(port) and "" not in spec.feeds:
-                    self._fault(path, f"nothing feeds the input port '{port}'", f"from: {{{port}: ...}}")
+        feeds = {port: tuple(self._fed(node.name, port, fed)) for port, fed in node.spec.feeds.items()}
+        for fault in _port_faults(node):
+            self._fault(fault)
         if len(self._problems) > before:
             self._doomed.add(node.name)
-        return wired
+            feeds = {port: fed for port, fed in feeds.items() if not port or port in node.kind.inputs}
+        return {port or node.kind.inputs[0]: fed for port, fed in feeds.items() if node.kind.inputs}
 
-    def _fed(self, node: _Shaped, port: str, edges: tuple[str, ...]) -> Iterator[str]:
+    def _fed(self, name: str, port: str, edges: tuple[str, ...]) -> Iterator[str]:
+        """Those of `edges` that exist; an unknown one is a fault, a failed one dooms the node."""
         for index, edge in enumerate(edges):
-            path: YamlPath = ("nodes", node.name, "from", *([port] if port else []), index)
+            path: YamlPath = ("nodes", name, "from", *([port] if port else []), index)
             if edge in edges[:index]:
-                self._fault(path, f"edge '{edge}' is there twice")
+                self._fault(Fault(path, f"edge '{edge}' is there twice"))
             elif edge in self._producers or edge in self._edges:
                 yield edge
             elif edge in self._failed or edge.partition(".")[0] in self._failed:
-                self._doomed.add(node.name)
+                self._doomed.add(name)
             else:
-                self._fault(path, f"unknown edge '{edge}'", self._edge_hint(edge))
+                self._fault(Fault(path, f"unknown edge '{edge}'", self._edge_hint(edge)))
 
     def _edge_hint(self, edge: str) -> str:
         node = self._shaped.get(edge)
@@ -230,7 +223,7 @@ class _Resolving:
     def _cycle(self, cycle: list[str]) -> None:
         self._doomed.update(cycle)
         shown = " -> ".join([*cycle, cycle[0]])
-        self._fault(("nodes", cycle[0], "from"), f"these nodes feed each other in a cycle: {shown}")
+        self._fault(Fault(("nodes", cycle[0], "from"), f"these nodes feed each other in a cycle: {shown}"))
 
     # ---- contracts
 
@@ -282,13 +275,13 @@ class _Resolving:
         )
         try:
             found = node.kind.contract(node.settings, context)
-        except DataflowError as error:
+        except Exception as error:  # noqa: BLE001  (a kind may be the user's own code: anything may come)
             self._raised(node.name, error)
             return None
         missing = [port for port in node.ports if port not in found]
         if missing:
             message = f"kind '{node.kind.name}' gives no contract for its port '{missing[0]}'"
-            self._fault(("nodes", node.name, "use"), message, "this is a fault of the kind")
+            self._fault(Fault(("nodes", node.name, "use"), message, "this is a fault of the kind"))
             return None
         return found
 
@@ -301,9 +294,8 @@ class _Resolving:
                 good = False
                 named = () if "" in node.spec.feeds else (port,)
                 path: YamlPath = ("nodes", node.name, "from", *named, index)
-                self._fault(
-                    path, f"'{edge}' and '{edges[0]}' differ: {difference}", "give both the same fields"
-                )
+                message = f"'{edge}' and '{edges[0]}' differ: {difference}"
+                self._fault(Fault(path, message, "give both the same fields"))
         return first if good else None
 
     def _topic(self, name: str) -> Schema:
@@ -313,20 +305,19 @@ class _Resolving:
 
     # ---- problems
 
-    def _raised(self, node: str, error: DataflowError) -> None:
-        """An error out of a kind, at the place it names."""
+    def _raised(self, node: str, error: Exception) -> None:
+        """An error out of a kind, at the place it names; one that is no error of ours is a fault of the kind."""
+        if not isinstance(error, DataflowError):
+            kind = self._spec.nodes[node].use
+            message = f"kind '{kind}' fails on this node: {type(error).__name__}: {error}"
+            self._fault(Fault(("nodes", node, "use"), message, "this is a fault of the kind"))
+            return
         path = error.path if isinstance(error, ContractError) else _path_named(error)
-        column = 0
-        inner: BaseException | None = error
-        while inner is not None and not column:
-            column = inner.column if isinstance(inner, ExpressionError) else 0
-            inner = inner.__cause__ or inner.__context__
-        fault = Fault(("nodes", node, *path), error.message, error.hint)
-        self._problems.append(self._declared.problem(fault, text_column=column))
+        fault = Fault(("nodes", node, *path), error.message, error.hint, text_column=_column_of(error))
+        self._fault(fault)
 
-    def _fault(self, path: YamlPath, message: str, hint: str = "", *, key: bool = False) -> None:
-        is_key = key or message.startswith("unknown name")
-        self._problems.append(self._declared.problem(Fault(path, message, hint), key=is_key))
+    def _fault(self, fault: Fault) -> None:
+        self._problems.append(self._declared.problem(fault))
 
     def _setting_path(self, node: _Shaped, value: str) -> YamlPath:
         """Where in the node's settings a value stands."""
@@ -337,10 +328,42 @@ class _Resolving:
 _NAMED: Final = re.compile(r"(with|out|keep)((?:\.\w+)*): ")
 
 
+def _column_of(error: BaseException | None) -> int:
+    """Where in an expression an error or its cause is, 0 if none of them is about an expression."""
+    while error is not None:
+        if isinstance(error, ExpressionError):
+            return error.column
+        error = error.__cause__ or error.__context__
+    return 0
+
+
 def _path_named(error: DataflowError) -> YamlPath:
     """The path that a message begins with, as ``with.when: ...``; `with` where it names none."""
     match = _NAMED.match(error.message)
     return tuple(match[0][:-2].split(".")) if match else ("with",)
+
+
+def _port_faults(node: _Shaped) -> Iterator[Fault]:
+    """How a node's `from` fails to fit the input ports of its kind."""
+    feeds, ports = node.spec.feeds, () if node.kind.source else node.kind.inputs
+    path: YamlPath = ("nodes", node.name, "from")
+    if not ports:
+        if feeds:
+            yield Fault(path, f"'{node.kind.name}' makes its records itself: it has no input", "leave it out")
+    elif not any(feeds.values()):
+        yield Fault(
+            path[:2], f"nothing reaches node '{node.name}': 'from' is missing", "from: an input or an edge"
+        )
+    elif "" in feeds and len(ports) > 1:
+        hint = "from: {" + ", ".join(f"{port}: ..." for port in ports) + "}"
+        yield Fault(path, f"'{node.kind.name}' has the input ports {', '.join(ports)}: say which", hint)
+    elif "" not in feeds:
+        for port in feeds:
+            if port not in ports:
+                yield Fault((*path, port), f"unknown input port '{port}'", nearest(port, ports), at_key=True)
+        for port in ports:
+            if not feeds.get(port):
+                yield Fault(path, f"nothing feeds the input port '{port}'", f"from: {{{port}: ...}}")
 
 
 def _out(spec: NodeSpec) -> Schema | None:
@@ -358,17 +381,3 @@ def _difference(name: str, schema: Schema, other_name: str, other: Schema) -> st
         if theirs != found.type:
             return f"'{found.name}' is {found.type.describe()} in '{name}', {theirs.describe()} in '{other_name}'"
     return ""
-
-
-def _feeds(
-    shaped: Any, producers: Mapping[str, str], wiring: Mapping[str, Mapping[str, tuple[str, ...]]]
-) -> dict[str, tuple[str, ...]]:
-    """Edge to the nodes it feeds, node to the edges it writes."""
-    feeds: dict[str, list[str]] = {}
-    for node in shaped:
-        for edges in wiring[node.name].values():
-            for edge in edges:
-                feeds.setdefault(edge, []).append(node.name)
-    for edge, node in producers.items():
-        feeds.setdefault(f"{node}()", []).append(edge)
-    return {name: tuple(fed) for name, fed in feeds.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dataflow.core.schema import Schema
@@ -52,8 +52,7 @@ class ResolvedNode:
 class Resolved:
     """A pipeline's graph. Nodes come in an order in which each is after those that feed it.
 
-    failed   edges that exist by name but have a fault somewhere before them: no contract is known
-    feeds    what each known edge and node feeds, faulty parts included
+    failed   edges, and nodes whose ports are not known, that have a fault in or before them: no contract is known
     """
 
     spec: PipelineSpec
@@ -63,7 +62,6 @@ class Resolved:
     tables: Mapping[str, ResolvedTable]
     problems: tuple[Problem, ...]
     failed: frozenset[str] = frozenset()
-    feeds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def edge_names(self) -> tuple[str, ...]:
@@ -73,3 +71,10 @@ class Resolved:
     def is_known(self, edge: str) -> bool:
         """Whether an edge exists, or belongs to a node so faulty that its ports are not known."""
         return edge in self.edges or edge in self.failed or edge.partition(".")[0] in self.failed
+
+    def origins(self, edge: str) -> frozenset[str]:
+        """The edges where the records of `edge` begin: inputs of the pipeline, and outputs of sources."""
+        found = self.edges[edge]
+        inputs = self.nodes[found.producer].inputs if found.producer is not None else {}
+        before = [self.origins(fed) for edges in inputs.values() for fed in edges]
+        return frozenset().union(*before) if before else frozenset({edge})

@@ -8,10 +8,10 @@ from dataflow.spec.documents import (
     PipelineSpec,
     ProjectSpec,
     TestSpec,
-    TopicSpec,
 )
 from dataflow.spec.loader import Declared, Project, load_project
 from dataflow.spec.problems import Fault, Problem, errors_of
+from dataflow.spec.topics import TopicSpec
 
 __all__ = [
     "Declared", "Fault", "ModelSpec", "NodeSpec", "PipelineSpec", "Problem", "Project", "ProjectSpec", "TestSpec",

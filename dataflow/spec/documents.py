@@ -6,7 +6,6 @@ in milliseconds, sizes in bytes. Instances are frozen; their mappings must not b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -21,59 +20,36 @@ from pydantic import (
     model_validator,
 )
 
-from dataflow.core.errors import SpecError, nearest
+from dataflow.core.errors import SpecError
 from dataflow.core.limits import (
     DEFAULT_DEADLINE_MS,
     EDGE_RETENTION_BYTES,
     EDGE_RETENTION_MS,
     MAX_ATTEMPTS,
     MAX_DEADLINE_MS,
-    MAX_RECORD_BYTES,
     RETRY_BACKOFF_MAX_MS,
     RETRY_BACKOFF_MS,
 )
-from dataflow.core.schema import INTEGERS, Schema
-from dataflow.spec.fields import FIELD_NAME, FieldSpec, Strict, schema_of
+from dataflow.spec.fields import Strict, or_shorthand
 from dataflow.spec.problems import Fault, wrong
+from dataflow.spec.topics import (
+    ONE_OR_MANY,
+    Codec,
+    Document,
+    Fields,
+    Names,
+    PlainName,
+    TopicSpec,
+    one_or_many,
+)
 from dataflow.spec.units import Duration, Retention, Size, Wait, format_duration_ms
-
-Codec = Literal["avro", "arrow", "json", "raw"]
-KeyEncoding = Literal["string", "int32", "int64", "bytes", "composite"]
-Cleanup = Literal["delete", "compact", "compact,delete"]
-
-_TOPIC_NAME: Final = r"[A-Za-z0-9._-]{1,249}"
-_NAME: Final = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
-_KEYABLE: Final = ("string", "enum", "bytes", "bool", "timestamp", "date", "decimal", *INTEGERS)
-
-
-def _names(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _topic_name(value: str) -> str:
-    if not re.fullmatch(_TOPIC_NAME, value) or value in {".", ".."}:
-        raise wrong(f"'{value}' is no topic name", "letters, digits and . _ -, at most 249 of them")
-    return value
-
-
-def _plain_name(value: str) -> str:
-    if not re.fullmatch(_NAME, value):
-        raise wrong(f"'{value}' is no valid name", "a letter, then letters, digits, _ and -")
-    return value
-
-
-def _field_names(value: dict[str, FieldSpec]) -> dict[str, FieldSpec]:
-    for name in value:
-        if not re.fullmatch(FIELD_NAME, name):
-            raise wrong(f"'{name}' is no field name", "a letter or _, then letters, digits and _")
-    return value
 
 
 def _from(value: object) -> object:
     """``from: a``, ``from: [a, b]`` and ``from: {port: a}`` as one shape: port to edges; port "" is the only one."""
     if isinstance(value, dict):
-        return {port: _names(edges) for port, edges in value.items()}
-    return {"": _names(value)}
+        return {port: one_or_many(edges) for port, edges in value.items()}
+    return {"": one_or_many(value)}
 
 
 def _switch(value: object) -> object:
@@ -89,116 +65,13 @@ def _answer(value: object) -> object:
     return {"from": value} if isinstance(value, str | list) else value
 
 
-def _known_encoding(value: object) -> object:
-    return "int64" if value == "int" else value
-
-
-_ONE_OR_MANY: Final = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-Names = Annotated[tuple[str, ...], BeforeValidator(_names), WithJsonSchema(_ONE_OR_MANY)]
-TopicName = Annotated[str, AfterValidator(_topic_name)]
-PlainName = Annotated[str, AfterValidator(_plain_name)]
-Fields = Annotated[dict[str, FieldSpec], AfterValidator(_field_names)]
 Feeds = Annotated[
     dict[str, tuple[str, ...]],
     BeforeValidator(_from),
     WithJsonSchema(
-        {"anyOf": [*_ONE_OR_MANY["anyOf"], {"type": "object", "additionalProperties": _ONE_OR_MANY}]}
+        {"anyOf": [*ONE_OR_MANY["anyOf"], {"type": "object", "additionalProperties": ONE_OR_MANY}]}
     ),
 ]
-
-
-class Document(Strict):
-    """A declaration in a file of its own or beside others."""
-
-    def faults(self) -> Iterator[Fault]:
-        """What is wrong within this document although every value by itself is valid."""
-        return iter(())
-
-
-class TopicSpec(Document):
-    """A topic contract: what its records hold, how they are keyed and encoded, how long they stay.
-
-    `key_encoding` is how the key's bytes are made; tools in any language can make the same:
-
-    ============  ==============================================================  ============================
-    encoding      bytes                                                           same as
-    ============  ==============================================================  ============================
-    string        UTF-8 of the value's text (default of a single field)           Java StringSerializer
-    int32, int64  4 or 8 bytes, big-endian, two's complement (``int`` is int64)   IntegerSerializer, Long...
-    bytes         the value itself (default of a bytes field)                     ByteArraySerializer
-    composite     UTF-8 of a JSON array without blanks (default of many fields)   any JSON library
-    ============  ==============================================================  ============================
-
-    Text of a value: ISO 8601 for timestamps (UTC, ``Z``) and dates, ``true``/``false``, decimal digits for numbers.
-    """
-
-    kind: Literal["Topic"] = "Topic"
-    name: TopicName
-    doc: str = ""
-    owner: str = ""
-    key: Names = ()
-    key_encoding: Annotated[KeyEncoding | None, BeforeValidator(_known_encoding)] = None
-    partitions: int = Field(default=1, ge=1)
-    retention_ms: Retention = Field(default=7 * 86_400_000, alias="retention")
-    retention_bytes: Size | None = None
-    cleanup: Cleanup = "delete"
-    codec: Codec = "avro"
-    max_record_bytes: Size = MAX_RECORD_BYTES
-    fields: Annotated[Fields, Field(min_length=1)]
-
-    def schema(self) -> Schema:  # type: ignore[override]  # pydantic's own of that name is deprecated
-        """The contract of the records' values, in declared order."""
-        return schema_of(self.fields)
-
-    @property
-    def key_bytes(self) -> KeyEncoding:
-        """The encoding of the key, declared or by default."""
-        if self.key_encoding is not None:
-            return self.key_encoding
-        if len(self.key) > 1:
-            return "composite"
-        single = self.fields.get(self.key[0]) if self.key else None
-        return "bytes" if single is not None and single.field_type().kind == "bytes" else "string"
-
-    def faults(self) -> Iterator[Fault]:
-        for index, name in enumerate(self.key):
-            if name not in self.fields:
-                yield Fault(("key", index), f"key: no field '{name}'", nearest(name, self.fields))
-                continue
-            kind = self.fields[name].field_type()
-            if kind.kind not in _KEYABLE or kind.shape:
-                yield Fault(("key", index), f"key: field '{name}' of type {kind.describe()} cannot be a key")
-        yield from self._encoding_faults()
-        times = [name for name, spec in self.fields.items() if spec.event_time]
-        for name in times:
-            if self.fields[name].field_type().kind != "timestamp":
-                yield Fault(("fields", name, "event_time"), f"event_time: field '{name}' is no timestamp")
-        for name in times[1:]:
-            yield Fault(("fields", name, "event_time"), f"event_time: field '{times[0]}' is it already")
-        if "compact" in self.cleanup and not self.key:
-            yield Fault(("cleanup",), "a compacted topic needs a key", "e.g. key: id")
-        kinds = [field.type.kind for field in self.schema()]
-        if self.codec == "raw" and kinds != ["bytes"]:
-            yield Fault(
-                ("codec",),
-                "codec: 'raw' carries exactly one field, of type bytes",
-                "valid: avro, arrow, json",
-            )
-
-    def _encoding_faults(self) -> Iterator[Fault]:
-        encoding = self.key_encoding
-        if encoding is None:
-            return
-        if len(self.key) != 1 and encoding != "composite":
-            yield Fault(("key_encoding",), f"key_encoding: '{encoding}' needs a key of one field")
-            return
-        kinds = [self.fields[name].field_type().kind for name in self.key if name in self.fields]
-        if encoding in {"int32", "int64"} and any(kind not in INTEGERS for kind in kinds):
-            yield Fault(("key_encoding",), f"key_encoding: '{encoding}' needs a whole number, not {kinds[0]}")
-        if encoding == "bytes" and any(kind != "bytes" for kind in kinds):
-            yield Fault(
-                ("key_encoding",), f"key_encoding: 'bytes' needs a field of type bytes, not {kinds[0]}"
-            )
 
 
 class ModelOptions(Strict):
@@ -247,7 +120,11 @@ class NodeSpec(Strict):
     keep: Names | None = None
     retry: RetrySpec | None = None
     isolate: StrictBool = False
-    write: Annotated[Literal["on", "off"], BeforeValidator(_switch)] = "on"
+    write: Annotated[
+        Literal["on", "off"],
+        BeforeValidator(_switch),
+        WithJsonSchema({"enum": ["on", "off", True, False]}),
+    ] = "on"
 
 
 class EdgesSpec(Strict):
@@ -260,7 +137,9 @@ class EdgesSpec(Strict):
 
 
 class AnswerSpec(Strict):
-    """What a waiting caller is given: the first record of the request on any of `from`."""
+    """What a waiting caller is given: the first record of the request on any of `from`. Or plainly the edges."""
+
+    model_config = ConfigDict(json_schema_extra=or_shorthand(ONE_OR_MANY))
 
     edges: Annotated[Names, Field(min_length=1)] = Field(alias="from")
     when: Literal["committed", "durable", "eager"] | None = None
@@ -316,6 +195,14 @@ class PipelineSpec(Document):
             return self.answer.input
         return next(iter(self.inputs)) if len(self.inputs) == 1 else None
 
+    def faults(self) -> Iterator[Fault]:
+        for name, node in self.nodes.items():
+            retry = node.retry
+            if retry is not None and retry.backoff_ms > retry.backoff_max_ms:
+                longest = format_duration_ms(retry.backoff_max_ms)
+                path = ("nodes", name, "retry", "backoff")
+                yield Fault(path, f"backoff: longer than backoff_max, which is {longest}")
+
 
 class SecretFile(Strict):
     """A value kept in a file, e.g. a mounted secret; read when it is used, never shown."""
@@ -339,8 +226,11 @@ class KafkaSpec(Strict):
                 raise wrong(f"kafka: '{name}' is no text, number or {{file: PATH}}")
         return self
 
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [("bootstrap", self.bootstrap)]  # the others may be secrets
+
     def settings(self, folder: Path) -> dict[str, str]:
-        """Librdkafka settings; secrets read from their files, relative to `folder`. Raises SpecError."""
+        """The settings for librdkafka; secrets read from their files, relative to `folder`. Raises SpecError."""
         found = {"bootstrap.servers": self.bootstrap} if self.bootstrap else {}
         for name, value in (self.model_extra or {}).items():
             found[name] = _setting(name, value, folder)

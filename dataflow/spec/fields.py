@@ -12,6 +12,7 @@ It is what `FieldType.describe` prints, so a type shown by `plan` can be pasted 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, StrictBool, model_validator
@@ -31,8 +32,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def or_shorthand(shorthand: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """For a model's `json_schema_extra`: the mapping that it describes, or what `shorthand` describes."""
+
+    def extend(schema: dict[str, Any]) -> None:
+        full = dict(schema)
+        schema.clear()
+        schema["anyOf"] = [dict(shorthand), full]
+
+    return extend
+
+
 class FieldSpec(Strict):
     """One field of a contract. A plain text is the type alone: ``string?``, ``float32[12]``, ``list<string>``."""
+
+    model_config = ConfigDict(json_schema_extra=or_shorthand({"type": "string"}))
 
     type: str
     shape: tuple[int, ...] = ()

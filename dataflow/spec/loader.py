@@ -17,10 +17,11 @@ from typing import Any, Final, Generic, TypeVar
 from pydantic import ValidationError
 
 from dataflow.core.errors import SpecError, nearest
-from dataflow.spec.documents import KINDS, Document, ModelSpec, PipelineSpec, ProjectSpec, TopicSpec
-from dataflow.spec.messages import faults_of, shown
+from dataflow.spec.documents import KINDS, ModelSpec, PipelineSpec, ProjectSpec
+from dataflow.spec.messages import faults_of, is_secret, shown
 from dataflow.spec.problems import Fault, Problem, YamlPath
 from dataflow.spec.source import Source, read_yaml, value_at
+from dataflow.spec.topics import Document, TopicSpec
 
 SETTINGS_FILE: Final = "dataflow.yaml"
 FOLDERS: Final = ("topics", "models", "pipelines")
@@ -34,13 +35,13 @@ Spec_co = TypeVar("Spec_co", bound=Document, covariant=True)
 class Declared(Generic[Spec_co]):
     """A document and where it stands. `folder` is where its relative files are; `file` is relative to the project.
 
-    left_out   names of nodes that had faults of their own: not in `spec`, not unknown either
+    left_out   names of nodes that have faults of their own: only partly in `spec`, or not at all
     """
 
     spec: Spec_co
     file: str
     folder: Path
-    source: Source
+    source: Source = field(repr=False)
     left_out: frozenset[str] = frozenset()
 
     def place(self, path: YamlPath, *, key: bool = False) -> tuple[int, int]:
@@ -48,15 +49,9 @@ class Declared(Generic[Spec_co]):
         found = self.source.place(path, key=key)
         return found.line, found.column
 
-    def problem(self, fault: Fault, *, key: bool = False, text_column: int = 0) -> Problem:
-        """A fault in this document with its place. `text_column` counts from 1 within the value's own text."""
-        place = self.source.place(fault.path, key=key)
-        column = place.column
-        if text_column and place.text_column:
-            column = place.text_column + text_column - 1
-        value = value_at(self.source.value, fault.path)
-        text = "" if value is None or isinstance(value, dict | list) else str(value)
-        return Problem(self.file, place.line, column, fault.message, text, fault.hint, fault.severity)
+    def problem(self, fault: Fault) -> Problem:
+        """A fault in this document with its place."""
+        return placed(fault, self.source, self.file)
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ class _Loading:
         if kind is None:
             return
         declared, faults, invalid = declare(KINDS[kind], source, file, folder)
-        self._problems += [_placed(source, file, fault) for fault in faults]
+        self._problems += [placed(fault, source, file) for fault in faults]
         name = source.value.get("name")
         if declared is None:
             self._broken |= {name} if isinstance(name, str) else set()
@@ -189,7 +184,7 @@ class _Loading:
             return "Project"
         else:
             problem = Fault((), "'kind' is missing", f"valid: {', '.join(valid)}")
-        self._problems.append(_placed(source, file, problem))
+        self._problems.append(placed(problem, source, file))
         return None
 
 
@@ -218,7 +213,7 @@ def declare(
             if () in gone:
                 break
         else:
-            left_out = frozenset(str(path[1]) for path in gone if len(path) == 2 and path[0] == "nodes")
+            left_out = frozenset(str(path[1]) for path in gone if len(path) > 1 and path[0] == "nodes")
             whole = not faults
             faults += spec.faults()
             return Declared(spec, file, folder, source, left_out), faults, not whole
@@ -228,7 +223,7 @@ def declare(
 def _take_out(value: Any, path: YamlPath, gone: set[YamlPath]) -> YamlPath | None:
     """Remove what is at `path`, or what it is in where that cannot go alone or did so before; give what went."""
     if path[:1] == ("nodes",) and len(path) > 2:
-        path = path[:2]  # half a node would have other faults
+        path = path[:2] if path[2] == "use" else path[:3]  # without a kind nothing can be said about a node
     if path[:1] == ("tests",) and len(path) > 1 and isinstance(path[1], int):
         value["tests"][path[1]] = {"name": "", "given": {}, "expect": {}}  # the others keep their places
         return None
@@ -240,10 +235,12 @@ def _take_out(value: Any, path: YamlPath, gone: set[YamlPath]) -> YamlPath | Non
     return path
 
 
-def _placed(source: Source, file: str, fault: Fault) -> Problem:
-    is_key = fault.message.startswith("unknown name")
-    place = source.place(fault.path, key=is_key)
-    value = value_at(source.value, fault.path)
-    secret = bool(fault.path) and fault.path[0] in {"kafka", "gateway"}
-    text = "" if secret or value is None or isinstance(value, dict | list) else str(value)
-    return Problem(file, place.line, place.column, fault.message, text, fault.hint, fault.severity)
+def placed(fault: Fault, source: Source, file: str) -> Problem:
+    """A fault with its place: inside the value's text where `text_column` is known and the text stands in one line."""
+    place = source.place(fault.path, key=fault.at_key)
+    column = place.column
+    if fault.text_column and place.text_column:
+        column = place.text_column + fault.text_column - 1
+    value = None if is_secret(fault.path) else value_at(source.value, fault.path)
+    text = "" if value is None or isinstance(value, dict | list) else str(value)
+    return Problem(file, place.line, column, fault.message, text, fault.hint, fault.severity)

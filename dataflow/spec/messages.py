@@ -48,13 +48,19 @@ def faults_of(error: ValidationError, model: type[BaseModel], value: Any) -> Ite
         message, hint = _words(detail, model, path)
         if (path, message) not in seen:
             seen.add((path, message))
-            yield Fault(path, message, hint)
+            at_key = detail["type"] == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
+            yield Fault(path, message, hint, at_key=at_key)
 
 
 def shown(value: object) -> str:
     """A value as it fits into a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_secret(path: YamlPath) -> bool:
+    """Whether what stands at `path` of some declaration may be a password or a token: never printed."""
+    return path[:1] == ("kafka",) or path[-1:] == ("token",)
 
 
 def _yaml_path(location: tuple[int | str, ...], value: Any) -> YamlPath:
@@ -73,7 +79,7 @@ def _words(detail: ErrorDetails, model: type[BaseModel], path: YamlPath) -> tupl
     """Message and hint."""
     kind, context = detail["type"], detail.get("ctx", {})
     field = ".".join(str(step) for step in path[-1:] if isinstance(step, str))
-    given = detail["input"]
+    given = "" if is_secret(path) else f", not {shown(detail['input'])}"
     if kind == "dataflow":
         message = str(context["message"])
         return (f"{field}: {message}" if field and not message.startswith(field) else message), str(
@@ -85,14 +91,14 @@ def _words(detail: ErrorDetails, model: type[BaseModel], path: YamlPath) -> tupl
         return f"'{path[-1]}' is missing", ""
     if kind == "literal_error":
         valid = _literals_at(model, path)
-        hint = nearest(str(given), valid) if valid else f"valid: {context.get('expected', '')}"
-        return f"{field}: {shown(given)} is not possible", _with_valid(hint, valid)
+        hint = nearest(str(detail["input"]), valid) if valid else f"valid: {context.get('expected', '')}"
+        return f"{field}: {shown(detail['input'])} is not possible", _with_valid(hint, valid)
     if kind in _LIMITS:
-        return f"{field}: {_LIMITS[kind].format(**context)} is needed, not {shown(given)}", ""
+        return f"{field}: {_LIMITS[kind].format(**context)} is needed{given}", ""
     if kind in {"too_short", "string_too_short"}:
         return f"{field}: {_NEEDED[kind]}", ""
     if kind in _NEEDED:
-        return f"{field}: {_NEEDED[kind]}, not {shown(given)}", ""
+        return f"{field}: {_NEEDED[kind]}{given}", ""
     cause = context.get("error")
     if isinstance(cause, DataflowError):
         return cause.message, cause.hint

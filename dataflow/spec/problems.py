@@ -39,12 +39,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault inside one document, by path; the loader turns it into a `Problem` with a line and a column."""
+    """A fault inside one document, by path: a `Problem` still without a line and a column.
+
+    at_key        the key is at fault, not its value
+    text_column   where in the value's own text the fault is, from 1 (expressions); 0: the value as a whole
+    """
 
     path: YamlPath
     message: str
     hint: str = ""
     severity: Severity = "error"
+    at_key: bool = False
+    text_column: int = 0
 
 
 def errors_of(problems: Iterable[Problem]) -> list[Problem]:

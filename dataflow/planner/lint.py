@@ -1,0 +1,182 @@
+"""Everything that can be known to be wrong before anything runs, all at once, each fault at its place.
+
+The loader finds what is wrong within one document, `resolve` what is wrong in the graph and its contracts; here is
+the rest: doors in and out, inline tests, what a version cannot do, what is allowed but risky (warnings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dataflow.core.errors import nearest
+from dataflow.core.schema import Schema
+from dataflow.planner.resolve import Models, Resolved, resolve
+from dataflow.planner.resolved import ResolvedEdge, ResolvedNode
+from dataflow.registry import Registry
+from dataflow.spec import Fault, Problem, Project, TopicSpec
+from dataflow.spec.problems import YamlPath
+
+
+def lint(project: Project, registry: Registry, models: Models | None = None) -> list[Problem]:
+    """All problems of a project, sorted by place. Errors forbid running, warnings state a risk."""
+    problems = set(project.problems)
+    for declared in project.models.values():
+        spec = declared.spec
+        if not spec.build and not (declared.folder / spec.file).is_file():
+            fault = Fault(
+                ("file",), f"no file '{spec.file}'", "or say how to make it, e.g. build: python train.py"
+            )
+            problems.add(declared.problem(fault))
+    for name in project.pipelines:
+        problems |= set(check(project, resolve(project, name, registry, models=models)))
+    return sorted(problems)
+
+
+def check(project: Project, resolved: Resolved) -> list[Problem]:
+    """All problems of one resolved pipeline, those found by `resolve` included."""
+    faults = [
+        *_version_faults(resolved),
+        *_output_faults(project, resolved),
+        *_answer_faults(resolved),
+        *_codec_faults(resolved),
+        *_test_faults(resolved),
+    ]
+    for node in resolved.nodes.values():
+        faults += _partition_faults(resolved, node)
+    found = {resolved.declared.problem(fault) for fault in faults}
+    return sorted(found | set(resolved.problems))
+
+
+def _version_faults(resolved: Resolved) -> Iterator[Fault]:
+    if resolved.spec.delivery == "exactly_once":
+        message = "delivery: exactly_once is not supported in this version"
+        yield Fault(("delivery",), message, "valid: at_least_once")
+    if not resolved.spec.nodes and not resolved.declared.left_out:
+        yield Fault(("nodes",), "a pipeline needs a node", "nodes: {name: {use: KIND, from: INPUT}}")
+
+
+def _output_faults(project: Project, resolved: Resolved) -> Iterator[Fault]:
+    for topic, edge in resolved.spec.outputs.items():
+        path: YamlPath = ("outputs", topic)
+        declared = project.topics.get(topic)
+        if declared is None and topic not in project.broken:
+            yield Fault(path, f"unknown topic '{topic}'", nearest(topic, project.topics), at_key=True)
+        yield from _edge_faults(resolved, path, edge)
+        found = resolved.edges.get(edge)
+        if declared is not None and found is not None:
+            yield from _fit_faults(path, found, declared.spec)
+        fed_back = [name for name, read in resolved.spec.inputs.items() if read == topic]
+        if fed_back:
+            message = f"topic '{topic}' is also the input '{fed_back[0]}': its records come round again"
+            yield Fault(path, message, severity="warning", at_key=True)
+
+
+def _edge_faults(resolved: Resolved, path: YamlPath, edge: str) -> Iterator[Fault]:
+    if not resolved.is_known(edge):
+        yield Fault(path, f"unknown edge '{edge}'", edge_hint(resolved, edge))
+
+
+def edge_hint(resolved: Resolved, edge: str) -> str:
+    """The ports of a node that has no edge of its own name, else the nearest edge."""
+    ports = [name for name in resolved.edge_names if name.startswith(f"{edge}.")]
+    return "its ports: " + ", ".join(ports) if ports else nearest(edge, resolved.edge_names)
+
+
+def _fit_faults(path: YamlPath, edge: ResolvedEdge, topic: TopicSpec) -> Iterator[Fault]:
+    """What the topic's contract asks for and the edge does not have; fields it does not ask for are left out."""
+    for field in topic.schema():
+        if field.name not in edge.schema:
+            message = (
+                f"topic '{topic.name}' needs the field '{field.name}', which '{edge.name}' does not have"
+            )
+            yield Fault(path, message, nearest(field.name, edge.schema.names))
+            continue
+        given = edge.schema[field.name].type
+        if not field.type.accepts(given):
+            needed = f"topic '{topic.name}' needs '{field.name}' as {field.type.describe()}"
+            yield Fault(
+                path, f"{needed}, '{edge.name}' has {given.describe()}", "cast it by transform.select"
+            )
+
+
+def _answer_faults(resolved: Resolved) -> Iterator[Fault]:
+    answer, spec = resolved.spec.answer, resolved.spec
+    if answer is None:
+        return
+    start = spec.answer_input
+    if answer.input is not None and answer.input not in spec.inputs:
+        yield Fault(
+            ("answer", "input"), f"unknown input '{answer.input}'", nearest(answer.input, spec.inputs)
+        )
+        start = None
+    elif start is None and not spec.inputs:
+        yield Fault(("answer",), "an answer needs an input that requests go to", "inputs: {name: TOPIC}")
+    elif start is None:
+        hint = f"input: {' or '.join(spec.inputs)}"
+        yield Fault(("answer",), "there are several inputs: say which one requests go to", hint)
+    for index, edge in enumerate(answer.edges):
+        path: YamlPath = ("answer", "from", index)
+        yield from _edge_faults(resolved, path, edge)
+        if start is not None and edge in resolved.edges:
+            yield from _path_faults(resolved, path, edge, start)
+    if answer.when == "eager":
+        message = "when: an eager answer may be lost in a crash: the caller has it, the topics do not"
+        yield Fault(("answer", "when"), message, "durable waits for Kafka", severity="warning")
+
+
+def _path_faults(resolved: Resolved, path: YamlPath, edge: str, start: str) -> Iterator[Fault]:
+    origins = resolved.origins(edge)
+    if edge == start:
+        yield Fault(path, f"'{edge}' is the input itself: an answer comes from a node")
+    elif start not in origins:
+        shown = ", ".join(f"'{origin}'" for origin in sorted(origins))
+        yield Fault(path, f"no path leads from the input '{start}' to '{edge}'", f"it is fed by {shown}")
+
+
+def _codec_faults(resolved: Resolved) -> Iterator[Fault]:
+    if resolved.spec.edges.codec != "raw":
+        return
+    for edge in resolved.edges.values():
+        if edge.producer is not None and [field.type.kind for field in edge.schema] != ["bytes"]:
+            message = (
+                f"codec: 'raw' carries one field of type bytes, '{edge.name}' has {edge.schema.describe()}"
+            )
+            yield Fault(("edges", "codec"), message, "valid: avro, arrow, json")
+
+
+def _partition_faults(resolved: Resolved, node: ResolvedNode) -> Iterator[Fault]:
+    """A kind that pairs partitions needs the same number of them on every port; it says `copartitioned = True`."""
+    if not getattr(node.kind.target, "copartitioned", False):
+        return
+    fed = [resolved.edges[edge] for edges in node.inputs.values() for edge in edges]
+    if len({edge.partitions for edge in fed}) > 1:
+        counts = ", ".join(f"'{edge.name}' has {edge.partitions}" for edge in fed)
+        message = f"'{node.kind.name}' joins partition by partition, but {counts}"
+        yield Fault(("nodes", node.name, "from"), message, "give their topics equal partitions")
+
+
+def _test_faults(resolved: Resolved) -> Iterator[Fault]:
+    for number, test in enumerate(resolved.spec.tests):
+        path: YamlPath = ("tests", number)
+        for name, records in test.given.items():
+            here = (*path, "given", name)
+            if name not in resolved.spec.inputs:
+                yield Fault(here, f"unknown input '{name}'", nearest(name, resolved.spec.inputs), at_key=True)
+            elif name in resolved.edges:
+                yield from _record_faults(here, name, resolved.edges[name].schema, records)
+        for edge, records in test.expect.items():
+            here = (*path, "expect", edge)
+            if not resolved.is_known(edge):
+                yield Fault(here, f"unknown edge '{edge}'", edge_hint(resolved, edge), at_key=True)
+            elif edge in resolved.edges:
+                yield from _record_faults(here, edge, resolved.edges[edge].schema, records)
+
+
+def _record_faults(
+    path: YamlPath, edge: str, schema: Schema, records: list[dict[str, object]]
+) -> Iterator[Fault]:
+    for index, record in enumerate(records):
+        for name in record:
+            if name not in schema:
+                hint = nearest(name, schema.names)
+                yield Fault((*path, index, name), f"'{edge}' has no field '{name}'", hint, at_key=True)
