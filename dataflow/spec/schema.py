@@ -76,7 +76,8 @@ def _with_variables(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     parts = {name: _with_variables(part) for name, part in schema.items()}
-    if schema.get("type") not in {"integer", "number", "boolean"}:
+    kind = schema.get("type")
+    if not isinstance(kind, str) or kind not in {"integer", "number", "boolean"}:
         return parts
     outside = {name: parts.pop(name) for name in ("default", "title", "description") if name in parts}
     return {"anyOf": [parts, _VARIABLE], **outside}
