@@ -23,6 +23,7 @@ A reader that ignores unknown properties, as the Avro specification asks, reads 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -33,7 +34,7 @@ import numpy as np
 
 from dataflow.codecs.cells import DEFAULT_PRECISION
 from dataflow.core.errors import CodecError, ContractError
-from dataflow.core.schema import Column, Field, FieldType, Schema
+from dataflow.core.schema import INTEGERS, Column, Field, FieldType, Schema
 
 AVRO_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A decimal of any declared precision, exactly.
@@ -250,11 +251,13 @@ def _from_wire(field_type: FieldType) -> Convert | None:
         return lambda value: _unpack_free(value, field_type)
     if field_type.shape:
         return lambda value: unpack_tensor(value, field_type, field_type.shape)
-    if kind in _WITH_DTYPE and kind != "float16":
-        return _ranged(kind)
     if kind == "uint64":
         ranged = _ranged(kind)
         return lambda value: ranged(int.from_bytes(value, "big", signed=True))
+    if kind in INTEGERS:
+        return _ranged(kind)
+    if kind == "float16":
+        return _half
     if kind == "decimal":
         return _decimal(field_type)
     if kind == "timestamp":
@@ -282,6 +285,14 @@ def _ranged(kind: str) -> Convert:
         raise CodecError(f"{value} does not fit {kind}", hint=f"valid: {low}..{high}")
 
     return check
+
+
+def _half(value: float) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = float(np.float16(value))
+    if math.isinf(rounded) and not math.isinf(value):
+        raise CodecError(f"{value} does not fit float16", hint="largest: 65504.0")
+    return rounded
 
 
 def _decimal(field_type: FieldType) -> Convert:

@@ -425,7 +425,7 @@ def convert_cells(
     """The column that holds `cells`, or None and the errors of the cells that do not fit, by row."""
     if form == "csv":
         cells = [None if _is_null(cell, field_type, form) else cell for cell in cells]
-    column = _common_case(field_type, cells)
+    column = _common_case(field_type, cells, form)
     if column is not None:
         return column, {}
     convert = cell_converter(field_type, form, ignore_unknown)
@@ -442,7 +442,7 @@ def convert_cells(
 _NONE: Final = {type(None)}
 
 
-def _common_case(field_type: FieldType, cells: Sequence[Any]) -> Column | None:
+def _common_case(field_type: FieldType, cells: Sequence[Any], form: Form) -> Column | None:
     """The column in one C loop where all cells already are of the plain type; None when in doubt."""
     kind = field_type.kind
     if field_type.shape:
@@ -458,9 +458,19 @@ def _common_case(field_type: FieldType, cells: Sequence[Any]) -> Column | None:
         return scalar_column(cells)
     if kind == "bytes" and types <= {bytes}:
         return scalar_column(cells)
+    if kind == "timestamp" and types == {str} and form != "python":
+        return _time_column(cells)
     if kind == "enum" and types <= {str} and set(cells) <= {*field_type.symbols, None}:
         return scalar_column(cells)
     return None
+
+
+def _time_column(cells: Sequence[Any]) -> Column | None:
+    try:
+        times = [None if c is None else utc_naive(datetime.fromisoformat(c)) for c in cells]
+    except (ValueError, OverflowError):
+        return None
+    return np.array(times, dtype="M8[us]")
 
 
 def _number_column(field_type: FieldType, cells: Sequence[Any], types: set[type]) -> Column | None:
