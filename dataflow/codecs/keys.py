@@ -13,6 +13,9 @@ several                            compact UTF-8 JSON array of the fields in dec
                                    ints as numbers, the rest as the plain JSON door says them
 =================================  =====================================================================
 
+A contract may declare another encoding than that of the table: ``string`` is the value's text for any type, ``int32``
+and ``int64`` are 4 or 8 bytes, ``composite`` is a JSON array even of one field.
+
 A single field that is null makes no key (None). Floats make none at all: equal keys must be equal bytes.
 """
 
@@ -33,6 +36,7 @@ from dataflow.core.schema import FLOATS, INTEGERS, Column, FieldType, Schema
 
 _LONG: Final = struct.Struct(">q")
 _UNSIGNED: Final = struct.Struct(">Q")
+_SHORT: Final = struct.Struct(">i")
 
 
 def check_key(schema: Schema, key: Sequence[str]) -> None:
@@ -47,12 +51,12 @@ def check_key(schema: Schema, key: Sequence[str]) -> None:
 
 
 def encode_keys(
-    schema: Schema, key: Sequence[str], columns: Mapping[str, Column], count: int
+    schema: Schema, key: Sequence[str], columns: Mapping[str, Column], count: int, encoding: str = ""
 ) -> list[bytes | None]:
-    """The key of each of `count` rows; all None when `key` is empty."""
+    """The key of each of `count` rows; all None when `key` is empty. `encoding` "" is that of the table above."""
     if not key:
         return [None] * count
-    if len(key) > 1:
+    if len(key) > 1 or encoding == "composite":
         cells = [jsonable_cells(schema[name].type, columns[name]) for name in key]
         return [orjson.dumps(row) for row in zip(*cells, strict=True)]
     field_type, column = schema[key[0]].type, columns[key[0]]
@@ -60,7 +64,9 @@ def encode_keys(
         return [None if cell is None else cell.encode() for cell in column.tolist()]
     if field_type.kind == "bytes":
         return column.tolist()  # type: ignore[no-any-return]
-    if field_type.kind in INTEGERS or field_type.kind == "timestamp":
+    if encoding == "int32":
+        return [None if cell is None else _SHORT.pack(cell) for cell in column.tolist()]
+    if encoding != "string" and (field_type.kind in INTEGERS or field_type.kind == "timestamp"):
         return _integer_keys(field_type, column)
     said = jsonable_cells(field_type, column)
     return [None if c is None else c.encode() if isinstance(c, str) else orjson.dumps(c) for c in said]
@@ -79,7 +85,9 @@ def _integer_keys(field_type: FieldType, column: Column) -> list[bytes | None]:
     return [flat[at : at + 8] for at in range(0, len(flat), 8)]
 
 
-def encode_key(schema: Schema, key: Sequence[str], record: Mapping[str, Any]) -> bytes | None:
+def encode_key(
+    schema: Schema, key: Sequence[str], record: Mapping[str, Any], encoding: str = ""
+) -> bytes | None:
     """The key of one record of Python or JSON values. Raises CodecError for a value that its field cannot hold."""
     columns: dict[str, Column] = {}
     for name in key:
@@ -87,16 +95,20 @@ def encode_key(schema: Schema, key: Sequence[str], record: Mapping[str, Any]) ->
         if column is None:
             raise CodecError(f"key field '{name}': {errors[0].message}", hint=errors[0].hint)
         columns[name] = column
-    return encode_keys(schema, key, columns, 1)[0]
+    return encode_keys(schema, key, columns, 1, encoding)[0]
 
 
-def decode_key(schema: Schema, key: Sequence[str], value: bytes | None) -> dict[str, Any]:
+def decode_key(schema: Schema, key: Sequence[str], value: bytes | None, encoding: str = "") -> dict[str, Any]:
     """The key's fields as Python values; {} where there is no key. Raises CodecError for bytes that make none."""
     if value is None or not key:
         return {}
     types = [schema[name].type for name in key]
     try:
-        cells = orjson.loads(value) if len(key) > 1 else [_single(types[0], value)]
+        cells = (
+            orjson.loads(value)
+            if len(key) > 1 or encoding == "composite"
+            else [_single(types[0], value, encoding)]
+        )
         if not isinstance(cells, list) or len(cells) != len(key):
             raise ValueError(cells)
     except (ValueError, struct.error):
@@ -111,8 +123,14 @@ def decode_key(schema: Schema, key: Sequence[str], value: bytes | None) -> dict[
     return made
 
 
-def _single(field_type: FieldType, value: bytes) -> Any:
+def _single(field_type: FieldType, value: bytes, encoding: str) -> Any:
     kind = field_type.kind
+    if encoding == "int32":
+        return _SHORT.unpack(value)[0]
+    if encoding == "string" and kind in INTEGERS:
+        return int(value)
+    if encoding == "string" and kind == "timestamp":
+        return value.decode()
     if kind == "bytes":
         # Cells of the JSON form are base64; a memoryview is bytes in every form.
         return memoryview(value)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from dataflow.core.limits import MAX_RECORD_BYTES
 from dataflow.core.schema import Schema
 
 DEAD_LETTERS: Final = "dataflow.dead-letters"
@@ -43,6 +44,9 @@ class Publication:
     schema: Schema
     codec: str
     key: tuple[str, ...]
+    key_encoding: str
+    partitions: int
+    max_record_bytes: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class EdgePlan:
     """One stream. `topics` are what a tap reads; the first is where the engine writes (inputs: nobody of ours does).
 
     key    fields that make the record key; () keeps the parent record's key
+    node   the node that makes it; "" for an input
     write  False when the pipeline declares the edge `write: off`: then `topics` is empty
     """
 
@@ -59,8 +64,10 @@ class EdgePlan:
     codec: str
     partitions: int
     key: tuple[str, ...] = ()
+    key_encoding: str = ""
+    node: str = ""
     write: bool = True
-    max_record_bytes: int = 0
+    max_record_bytes: int = MAX_RECORD_BYTES
     publish: tuple[Publication, ...] = ()
 
 
@@ -98,6 +105,7 @@ class StagePlan:
     reason   why the cut before this stage was made
     answers  edges of this stage whose records answer a caller
     leaves   edges read by other stages on the path to an answer: a request that went there is not over here
+    source   its only node feeds the stage from outside Kafka and reads nothing
     """
 
     name: str
@@ -108,6 +116,8 @@ class StagePlan:
     partitions: int
     answers: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    on_answer_path: bool = False
+    source: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,7 @@ class TablePlan:
     topic: str = ""
     file: str = ""
     codec: str = ""
+    partitions: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from dataflow.codecs import Codec
 from dataflow.codecs.keys import encode_keys
 from dataflow.core import headers, limits
 from dataflow.core.batch import Batch, Encoded, Row
-from dataflow.core.errors import RecordTooLargeError
+from dataflow.codecs.values import conform
+from dataflow.core.errors import CodecError, RecordTooLargeError
+from dataflow.core.schema import Schema
 from dataflow.observe.metrics import EdgeMetrics
 from dataflow.planner.plan import DEAD_LETTERS
 from dataflow.runtime.execution import Ended
@@ -44,7 +46,8 @@ class Barrier:
 class Target:
     """A topic an edge is written to, under one codec. `key` fields make the key, () keeps the record's own.
 
-    `spread`: records are placed by key (a stranger's topic) instead of on the task's own partition.
+    `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
+    task's own partition, and nothing of a request goes along.
     """
 
     topic: str
@@ -53,7 +56,8 @@ class Target:
     max_bytes: int
     constant: tuple[Header, ...]
     key: tuple[str, ...] = ()
-    spread: bool = False
+    key_encoding: str = ""
+    contract: Schema | None = None
 
 
 class EdgeWriter:
@@ -103,13 +107,17 @@ class EdgeWriter:
     def _send(
         self, target: Target, batch: Batch, partition: int, producer: Producer, barrier: Barrier
     ) -> list[Ended]:
-        values = self._values(target, batch)
+        ended: list[Ended] = []
+        if target.contract is not None:
+            batch = _fitted(batch, target, self._node, ended)
+        encoded = batch.encoded
+        assert encoded is not None, "a batch is encoded before it is written"
+        values = encoded.values
         keys = [row.key for row in batch.rows]
         if target.key:
-            keys = encode_keys(batch.schema, target.key, batch.columns, len(batch))
-        where = -1 if target.spread else partition % target.partitions
-        requests = self._requests and not target.spread
-        ended: list[Ended] = []
+            keys = encode_keys(batch.schema, target.key, batch.columns, len(batch), target.key_encoding)
+        where = -1 if target.contract is not None else partition % target.partitions
+        requests = self._requests and target.contract is None
         sent = size = 0
         acknowledged, send, constant = barrier.acknowledged, producer.send, target.constant
         for row, key, value in zip(batch.rows, keys, values, strict=True):
@@ -139,15 +147,31 @@ class EdgeWriter:
         self._metrics.bytes += size
         return ended
 
-    def _values(self, target: Target, batch: Batch) -> Sequence[bytes | None]:
-        encoded = batch.encoded
-        if encoded is not None and encoded.fingerprint == target.codec.fingerprint:
-            return encoded.values
-        return target.codec.encode(batch.columns, len(batch)).values
-
     def _too_large(self, row: Row, length: int, target: Target) -> Ended:
         reason = f"a record of {length} bytes for topic '{target.topic}' (limit {target.max_bytes})"
         return Ended(row, reason, self._node, RecordTooLargeError.__name__)
+
+
+def _fitted(batch: Batch, target: Target, node: str, ended: list[Ended]) -> Batch:
+    """The batch under a stranger's contract, encoded; rows that do not fit it end here."""
+    assert target.contract is not None
+    try:
+        fitted = conform(target.contract, batch.columns, len(batch))
+    except CodecError as error:
+        ended += [Ended(row, str(error), node, type(error).__name__) for row in batch.rows]
+        return batch.take([])
+    made = target.codec.encode(fitted.columns, len(fitted.good))
+    good = fitted.good.tolist()
+    failed = [*fitted.failed, *((good[i], e) for i, e in made.failed)]
+    ended += [Ended(batch.rows[i], str(e), node, type(e).__name__) for i, e in failed]
+    lost = {i for i, _ in made.failed}
+    rows = [batch.rows[r] for i, r in enumerate(good) if i not in lost]
+    values = [v for i, v in enumerate(made.values) if i not in lost]
+    columns = fitted.columns
+    if lost:
+        kept = [i for i in range(len(good)) if i not in lost]
+        columns = {n: c[kept] for n, c in columns.items()}
+    return Batch(target.contract, columns, rows, Encoded(target.codec.fingerprint, values))
 
 
 def send_reply(producer: Producer, row: Row, edge: str, value: bytes | None, fingerprint: bytes) -> None:

@@ -1,0 +1,122 @@
+"""From a project's folder to plans: load, build models, resolve, lint, plan. The one path that every command takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dataflow.core.errors import SpecError
+from dataflow.core.loading import code_digest
+from dataflow.planner.build import build_plan
+from dataflow.planner.lint import lint
+from dataflow.planner.plan import ModelPlan, Plan
+from dataflow.planner.resolve import resolve
+from dataflow.registry import Registry
+from dataflow.sdk import ModelInfo
+from dataflow.serving import ensure_built, model_info
+from dataflow.spec import Problem, Project, load_project
+
+OnBuild = Callable[[str, str], None]
+
+
+class LintError(SpecError):
+    """A project that must not run; `problems` are all that is wrong with it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A project that lints, and the plans of the pipelines asked for. `warnings` do not stop it."""
+
+    project: Project
+    registry: Registry
+    plans: tuple[Plan, ...]
+    warnings: tuple[Problem, ...]
+
+
+def assemble(
+    folder: Path,
+    pipelines: Iterable[str] = (),
+    *,
+    environ: Mapping[str, str],
+    on_build: OnBuild = lambda _name, _line: None,
+) -> Assembled:
+    """Plans of `pipelines` (all when empty). Models are built where needed; `on_build` gets name and line of output.
+
+    Raises LintError with every problem, SpecError for an unknown pipeline, ModelError for a build that fails.
+    """
+    project = load_project(folder, environ=environ)
+    registry = Registry.default(folder)
+    chosen = tuple(pipelines) or tuple(project.pipelines)
+    built = build_models(project, _models_named(project, chosen), on_build)
+    infos = Models(project, built)
+    problems = lint(project, registry, infos)
+    errors = [p for p in problems if p.severity == "error"]
+    if errors:
+        raise LintError(errors)
+    plans = []
+    for name in chosen:
+        resolved = resolve(project, name, registry, models=infos)
+        used = {m for n in resolved.nodes.values() for m in n.models}
+        planned = {m: built[m] for m in sorted(used)}
+        calls = [c for n in resolved.nodes.values() if isinstance(c := n.raw_settings.get("call"), str)]
+        plans.append(build_plan(project, resolved, planned, code_digest(resolved.declared.folder, calls)))
+    return Assembled(project, registry, tuple(plans), tuple(p for p in problems if p.severity != "error"))
+
+
+def _models_named(project: Project, pipelines: Iterable[str]) -> list[str]:
+    """Models whose names stand in the settings of these pipelines' nodes: those to build before resolving."""
+    named: dict[str, None] = {}
+    for name in pipelines:
+        if name in project.pipelines:
+            for node in project.pipelines[name].spec.nodes.values():
+                model = node.settings.get("model")
+                if isinstance(model, str) and model in project.models:
+                    named[model] = None
+    return list(named)
+
+
+def build_models(
+    project: Project, names: Iterable[str], on_build: OnBuild = lambda _name, _line: None
+) -> dict[str, ModelPlan]:
+    """Build what is missing or stale; the plan of each model by name."""
+    made = {}
+    for name in names:
+        declared = project.models[name]
+        spec = declared.spec
+        built = ensure_built(
+            name, declared.folder, spec.file, spec.build, spec.inputs, on_line=partial(on_build, name)
+        )
+        path = built.path
+        inside = path.is_relative_to(project.folder)
+        made[name] = ModelPlan(
+            name,
+            path.relative_to(project.folder).as_posix() if inside else str(path),
+            built.digest,
+            spec.chosen_options,
+        )
+    return made
+
+
+class Models:
+    """Signatures of a project's models, read from what is built; empty where nothing is."""
+
+    def __init__(self, project: Project, built: Mapping[str, ModelPlan]) -> None:
+        self._project = project
+        self._built = built
+        self._known: dict[str, ModelInfo] = {}
+
+    def __call__(self, name: str) -> ModelInfo:
+        if name not in self._known:
+            declared = self._project.models[name]
+            artifact = declared.folder / declared.spec.file
+            digest = self._built[name].digest if name in self._built else ""
+            self._known[name] = model_info(
+                name, artifact, options=declared.spec.chosen_options, digest=digest
+            )
+        return self._known[name]

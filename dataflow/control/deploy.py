@@ -1,0 +1,134 @@
+"""Plans onto the cluster: topics made or compared, schemas and the plan itself published, and read back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dataflow.codecs.compatibility import check_compatible
+from dataflow.core.errors import PlanError, TransportError
+from dataflow.planner.plan import PLANS, Plan, TopicPlan
+from dataflow.planner.serial import plan_from_json, plan_to_json
+from dataflow.runtime.schemas import SchemaStore, read_compacted
+from dataflow.transport.api import Admin, Fabric
+
+log = logging.getLogger("dataflow.deploy")
+
+
+@dataclass(frozen=True)
+class TopicDifference:
+    """A setting of an existing topic that is not as planned. `setting` may be "partitions"."""
+
+    topic: str
+    setting: str
+    found: str
+    planned: str
+
+    def __str__(self) -> str:
+        return f"topic '{self.topic}': {self.setting} is {self.found}, planned {self.planned}"
+
+
+def compare_topics(
+    admin: Admin, topics: Iterable[TopicPlan]
+) -> tuple[list[TopicPlan], list[TopicDifference]]:
+    """Topics that are missing, and how existing ones differ."""
+    planned = {t.name: t for t in topics}
+    existing = admin.describe(list(planned))
+    missing = [t for n, t in planned.items() if n not in existing]
+    differences = []
+    for name, info in existing.items():
+        topic = planned[name]
+        if info.partitions != topic.partitions:
+            differences.append(
+                TopicDifference(name, "partitions", str(info.partitions), str(topic.partitions))
+            )
+        differences += [
+            TopicDifference(name, setting, info.config.get(setting, "the broker's default"), value)
+            for setting, value in topic.config.items()
+            if info.config.get(setting) != value
+        ]
+    return missing, differences
+
+
+def prepare_topics(
+    admin: Admin, topics: Iterable[TopicPlan], *, alter: bool = False
+) -> list[TopicDifference]:
+    """Create what is missing; report what differs, and change it only if `alter` (partitions never change).
+
+    Raises TransportError if a partition count differs: records would be placed wrongly.
+    """
+    missing, differences = compare_topics(admin, topics)
+    for topic in missing:
+        admin.create(topic.name, topic.partitions, topic.config)
+    wrong = [d for d in differences if d.setting == "partitions"]
+    if wrong:
+        raise TransportError(
+            "; ".join(map(str, wrong)), hint="declare the partitions that the topic has, or make it anew"
+        )
+    if alter:
+        for difference in differences:
+            admin.alter(difference.topic, {difference.setting: difference.planned})
+        return []
+    return differences
+
+
+def deploy(fabric: Fabric, plan: Plan, *, alter_topics: bool = False) -> list[TopicDifference]:
+    """Make a plan known to the cluster and all it needs there: topics, schemas, then the plan itself.
+
+    Returns how existing topics differ. Raises PlanError if a contract of a running version can no longer be read.
+    """
+    differences = prepare_topics(fabric.admin(), plan.topics.values(), alter=alter_topics)
+    before = read_plans(fabric).get(plan.pipeline)
+    if before is not None:
+        if before.version == plan.version:
+            return differences
+        check_contracts(before, plan)
+    SchemaStore(fabric).publish(plan)
+    producer = fabric.producer()
+    producer.send(PLANS, plan_to_json(plan), plan.pipeline.encode())
+    if producer.flush(15):
+        raise TransportError(f"publishing the plan of '{plan.pipeline}': the broker did not acknowledge it")
+    producer.close()
+    return differences
+
+
+def check_contracts(before: Plan, after: Plan) -> None:
+    """Raise PlanError if an edge's records, old or new, could not be read by old and new readers alike."""
+    faults = []
+    for name, edge in after.edges.items():
+        old = before.edges.get(name)
+        if old is None or set(old.topics).isdisjoint(edge.topics):
+            continue
+        if old.codec != edge.codec:
+            faults.append(f"edge '{name}': codec {old.codec} became {edge.codec}")
+            continue
+        faults += [
+            f"edge '{name}': {fault}" for fault in check_compatible(old.schema, edge.schema, edge.codec)
+        ]
+    if faults:
+        raise PlanError(
+            f"pipeline '{after.pipeline}': the change breaks readers of its streams: " + "; ".join(faults),
+            hint="give the node another name, so that its stream is a new one",
+        )
+
+
+def read_plans(fabric: Fabric) -> dict[str, Plan]:
+    """The newest plan of every pipeline on the cluster; {} before the first deployment."""
+    if PLANS not in fabric.admin().topics():
+        return {}
+    plans = {}
+    for key, message in read_compacted(fabric, PLANS).items():
+        try:
+            plans[key.decode()] = plan_from_json(message.value() or b"")
+        except PlanError as error:
+            log.warning("pipeline '%s': %s", key.decode(errors="replace"), error)
+    return plans
+
+
+def forget(fabric: Fabric, pipeline: str) -> None:
+    """Take a pipeline's plan off the cluster; its topics stay."""
+    producer = fabric.producer()
+    producer.send(PLANS, None, pipeline.encode())
+    producer.flush(15)
+    producer.close()

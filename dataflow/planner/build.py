@@ -1,0 +1,350 @@
+"""From a resolved pipeline to its plan: where to cut, which topics there are, who reads and writes them. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from dataflow.core import limits
+from dataflow.core.errors import PlanError
+from dataflow.planner import plan as plans
+from dataflow.planner.plan import (
+    AnswerPlan,
+    EdgePlan,
+    ModelPlan,
+    NodePlan,
+    Plan,
+    Publication,
+    RetryPolicy,
+    StagePlan,
+    TablePlan,
+    TopicPlan,
+)
+from dataflow.planner.resolved import Resolved, ResolvedNode
+from dataflow.planner.tables import ResolvedTable
+from dataflow.planner.serial import digest
+from dataflow.spec.documents import PipelineSpec, TopicSpec
+from dataflow.spec.loader import Project
+
+
+def build_plan(
+    project: Project,
+    resolved: Resolved,
+    models: Mapping[str, ModelPlan],
+    code_digest: str,
+) -> Plan:
+    """The plan of one pipeline without problems. `models` are those its nodes name.
+
+    Raises PlanError for what cannot run: too many partitions, a cut at an edge that is not written.
+    """
+    spec = resolved.spec
+    assert not resolved.failed, "a pipeline with problems is not planned"
+    topics = {n: d.spec for n, d in project.topics.items()}
+    tables = {n: _table(t, topics) for n, t in resolved.tables.items()}
+    answer = _answer(spec)
+    edges = _edges(resolved, topics, answer)
+    nodes = {n.name: _node(n, spec) for n in resolved.nodes.values()}
+    stages = _stages(resolved, edges, answer)
+    made = Plan(
+        pipeline=spec.name,
+        version="",
+        folder=_relative(project, resolved),
+        delivery=spec.delivery,
+        deadline_ms=spec.deadline_ms,
+        inputs=dict(spec.inputs),
+        edges=edges,
+        nodes=nodes,
+        stages=stages,
+        topics=_topics(spec, edges, topics, answer, tables),
+        tables=dict(tables),
+        models=dict(models),
+        answer=answer,
+        code_digest=code_digest,
+    )
+    partitions = sum(t.partitions for t in made.topics.values())
+    if partitions > limits.MAX_PLAN_PARTITIONS:
+        raise PlanError(
+            f"pipeline '{spec.name}' needs {partitions} partitions (limit {limits.MAX_PLAN_PARTITIONS})",
+            hint="fewer partitions on its inputs, or `write: off` on edges nobody taps",
+        )
+    return dataclasses.replace(made, version=digest(made))
+
+
+def _relative(project: Project, resolved: Resolved) -> str:
+    folder = resolved.declared.folder
+    return (
+        folder.relative_to(project.folder).as_posix()
+        if folder.is_relative_to(project.folder)
+        else str(folder)
+    )
+
+
+def _answer(spec: PipelineSpec) -> AnswerPlan | None:
+    if spec.answer is None:
+        return None
+    answer_input = spec.answer_input
+    if answer_input is None:
+        raise PlanError(
+            f"pipeline '{spec.name}': the answer does not say where requests go in",
+            hint="answer: {input: NAME}",
+        )
+    return AnswerPlan(answer_input, f"{spec.name}.requests", tuple(spec.answer.edges), spec.answer_when)
+
+
+def _edges(
+    resolved: Resolved, topics: Mapping[str, TopicSpec], answer: AnswerPlan | None
+) -> dict[str, EdgePlan]:
+    spec = resolved.spec
+    published: dict[str, list[Publication]] = {}
+    for topic, edge in spec.outputs.items():
+        target = topics[topic]
+        published.setdefault(edge, []).append(
+            Publication(
+                topic, target.schema(), target.codec, tuple(target.key), target.key_bytes, target.partitions,
+                target.max_record_bytes,
+            )
+        )  # fmt: skip
+    made: dict[str, EdgePlan] = {}
+    for name, resolved_edge in resolved.edges.items():
+        if resolved_edge.producer is None:
+            source = topics[spec.inputs[name]]
+            requests = (answer.requests_topic,) if answer is not None and answer.input == name else ()
+            made[name] = EdgePlan(
+                name, (source.name, *requests), resolved_edge.schema, resolved_edge.codec, resolved_edge.partitions, tuple(source.key), source.key_bytes,
+                max_record_bytes=source.max_record_bytes,
+            )  # fmt: skip
+            continue
+        write = spec.nodes[resolved_edge.producer].write == "on"
+        made[name] = EdgePlan(
+            name,
+            (f"{spec.name}.{name}",) if write else (),
+            resolved_edge.schema,
+            resolved_edge.codec,
+            resolved_edge.partitions,
+            node=resolved_edge.producer,
+            write=write,
+            publish=tuple(published.get(name, ())),
+        )
+    return made
+
+
+def _table(table: ResolvedTable, topics: Mapping[str, TopicSpec]) -> TablePlan:
+    partitions = topics[table.topic].partitions if table.topic else 0
+    return TablePlan(table.name, table.schema, table.key, table.topic, table.file, table.codec, partitions)
+
+
+def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
+    retry = spec.nodes[node.name].retry
+    policy = RetryPolicy(retry.attempts, retry.backoff_ms, retry.backoff_max_ms) if retry else RetryPolicy()
+    return NodePlan(
+        name=node.name,
+        kind=node.kind.name,
+        settings=dict(node.raw_settings),
+        inputs={port: tuple(edges) for port, edges in node.inputs.items()},
+        outputs=dict(node.outputs),
+        out=node.out,
+        keep=node.keep,
+        retry=policy,
+        models=tuple(node.models),
+        tables=tuple(node.tables),
+    )
+
+
+# ---------------------------------------------------------------- stages
+
+
+def _stages(
+    resolved: Resolved, edges: Mapping[str, EdgePlan], answer: AnswerPlan | None
+) -> tuple[StagePlan, ...]:
+    spec = resolved.spec
+    on_path = _on_path(resolved, answer)
+    groups = _Groups(resolved.nodes)
+    for node in resolved.nodes.values():
+        for edge in _read_by(node):
+            producer = resolved.edges[edge].producer
+            if producer is not None and _fusible(resolved, producer, node.name, on_path):
+                groups.join(producer, node.name)
+            if producer is None and node.name in on_path and not spec.nodes[node.name].isolate:
+                # All that an answer needs of one input is read once, by one stage.
+                for other in resolved.nodes.values():
+                    together = other.name in on_path and not spec.nodes[other.name].isolate
+                    if together and edge in _read_by(other):
+                        groups.join(other.name, node.name)
+    stage_of = {n.name: groups.find(n.name) for n in resolved.nodes.values()}
+    _check_cuts(resolved, edges, stage_of)
+    made = []
+    for leader in dict.fromkeys(stage_of[n.name] for n in resolved.nodes.values()):
+        members = [n for n in resolved.nodes.values() if stage_of[n.name] == leader]
+        made.append(_stage(resolved, edges, answer, members, stage_of, on_path))
+    return tuple(made)
+
+
+def _on_path(resolved: Resolved, answer: AnswerPlan | None) -> set[str]:
+    """Nodes that a waiting caller (else: an output, else: anybody) depends on."""
+    spec = resolved.spec
+    targets: Iterable[str] = answer.edges if answer is not None else spec.outputs.values()
+    wanted = [p for e in targets if (p := resolved.edges[e].producer) is not None]
+    if not wanted:
+        return {n.name for n in resolved.nodes.values()}
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found.add(name)
+            producers = (resolved.edges[e].producer for e in _read_by(resolved.nodes[name]))
+            wanted.extend(p for p in producers if p is not None)
+    return found
+
+
+def _fusible(resolved: Resolved, producer: str, consumer: str, on_path: set[str]) -> bool:
+    nodes = resolved.nodes
+    spec = resolved.spec
+    if spec.nodes[producer].isolate or spec.nodes[consumer].isolate or nodes[producer].kind.source:
+        return False
+    return (producer in on_path) == (consumer in on_path)
+
+
+def _check_cuts(resolved: Resolved, edges: Mapping[str, EdgePlan], stage_of: Mapping[str, str]) -> None:
+    for node in resolved.nodes.values():
+        for name in _read_by(node):
+            producer = resolved.edges[name].producer
+            if producer is not None and stage_of[producer] != stage_of[node.name] and not edges[name].write:
+                raise PlanError(
+                    f"edge '{name}' of pipeline '{resolved.spec.name}' is `write: off`, but stage '{node.name}' reads it",
+                    hint="write it, or keep both nodes in one stage",
+                )
+
+
+def _stage(
+    resolved: Resolved,
+    edges: Mapping[str, EdgePlan],
+    answer: AnswerPlan | None,
+    members: Sequence[ResolvedNode],
+    stage_of: Mapping[str, str],
+    on_path: set[str],
+) -> StagePlan:
+    names = {n.name for n in members}
+    reads = {e: None for n in members for e in _read_by(n) if resolved.edges[e].producer not in names}
+    own = [e for n in members for e in n.outputs.values()]
+    first = members[0]
+    path = first.name in on_path
+    main = path and not resolved.spec.nodes[first.name].isolate and not first.kind.source
+    leaves = [
+        e
+        for e in own
+        if answer is not None
+        and any(
+            n.name in on_path and n.name not in names and e in _read_by(n) for n in resolved.nodes.values()
+        )
+    ]
+    name = first.name
+    return StagePlan(
+        name=name,
+        group=f"dataflow.{resolved.spec.name}.{name}",
+        reads=tuple(reads),
+        nodes=tuple(n.name for n in members),
+        reason=_reason(resolved, first, main=main, path=path),
+        partitions=max((edges[e].partitions for e in (*reads, *own)), default=1),
+        answers=tuple(e for e in own if answer is not None and e in answer.edges),
+        leaves=tuple(leaves),
+        on_answer_path=path and answer is not None,
+        source=first.kind.source,
+    )
+
+
+def _reason(resolved: Resolved, first: ResolvedNode, *, main: bool, path: bool) -> str:
+    if first.kind.source:
+        return "it feeds the pipeline from outside Kafka"
+    if resolved.spec.nodes[first.name].isolate:
+        return f"node '{first.name}' is declared `isolate: true`"
+    if not path:
+        return "not on the path to an answer: it must never slow or fail a request"
+    return (
+        "all that an answer waits for"
+        if main and resolved.spec.answer
+        else "connected nodes share one process"
+    )
+
+
+def _read_by(node: ResolvedNode) -> list[str]:
+    return [e for edges in node.inputs.values() for e in edges]
+
+
+class _Groups:
+    """Union-find over node names; the first name in order leads."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._order = {n: i for i, n in enumerate(names)}
+        self._parent = {n: n for n in self._order}
+
+    def find(self, name: str) -> str:
+        while self._parent[name] != name:
+            name = self._parent[name]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        leader, follower = sorted((self.find(one), self.find(other)), key=self._order.__getitem__)
+        self._parent[follower] = leader
+
+
+# ---------------------------------------------------------------- topics
+
+
+def topic_of(spec: TopicSpec, role: str) -> TopicPlan:
+    """The topic that a contract declares."""
+    config = {
+        "cleanup.policy": spec.cleanup,
+        "retention.ms": str(spec.retention_ms),
+        "max.message.bytes": str(spec.max_record_bytes + limits.MAX_HEADER_BYTES),
+    }
+    if spec.retention_bytes is not None:
+        config["retention.bytes"] = str(spec.retention_bytes)
+    return TopicPlan(spec.name, spec.partitions, role, config)
+
+
+def system_topics() -> tuple[TopicPlan, ...]:
+    """Topics that all pipelines of a cluster share."""
+    compact = {"cleanup.policy": "compact"}
+    letters = {
+        "max.message.bytes": str(16 * limits.MAX_RECORD_BYTES + limits.DEAD_LETTER_ROOM_BYTES),
+        "retention.ms": "-1",
+    }
+    return (
+        TopicPlan(plans.PLANS, 1, "plans", compact),
+        TopicPlan(plans.SCHEMAS, 1, "schemas", compact),
+        TopicPlan(plans.DEAD_LETTERS, 1, "dead-letters", letters),
+        # Replies are of use for as long as somebody waits.
+        TopicPlan(plans.REPLIES, 8, "replies", {"retention.ms": "900000", "segment.ms": "600000"}),
+    )
+
+
+def _topics(
+    spec: PipelineSpec,
+    edges: Mapping[str, EdgePlan],
+    topics: Mapping[str, TopicSpec],
+    answer: AnswerPlan | None,
+    tables: Mapping[str, TablePlan],
+) -> dict[str, TopicPlan]:
+    made = {t.name: t for t in system_topics()}
+    for name in spec.inputs.values():
+        made[name] = topic_of(topics[name], "input")
+    for name in spec.outputs:
+        made[name] = topic_of(topics[name], "output")
+    for table in tables.values():
+        if table.topic:
+            made[table.topic] = topic_of(topics[table.topic], "table")
+    config = {
+        "retention.ms": str(spec.edges.retention_ms),
+        "retention.bytes": str(spec.edges.retention_bytes),
+    }
+    for edge in edges.values():
+        if edge.node and edge.write:
+            size = {"max.message.bytes": str(edge.max_record_bytes + limits.MAX_HEADER_BYTES)}
+            made[edge.topics[0]] = TopicPlan(edge.topics[0], edge.partitions, "edge", {**config, **size})
+    if answer is not None:
+        source = edges[answer.input]
+        size = {"max.message.bytes": str(source.max_record_bytes + limits.MAX_HEADER_BYTES)}
+        made[answer.requests_topic] = TopicPlan(
+            answer.requests_topic, source.partitions, "requests", {**config, **size}
+        )
+    return made

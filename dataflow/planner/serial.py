@@ -1,0 +1,73 @@
+"""Plans as JSON and back: what the topic of plans holds, and what the digest of a plan is taken over."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from dataflow.codecs.export import schema_from_dict, schema_to_dict
+from dataflow.core.errors import PlanError
+from dataflow.core.schema import Schema
+from dataflow.planner.plan import Plan
+
+
+def plan_to_json(plan: Plan) -> bytes:
+    """Canonical JSON: sorted keys, no blanks."""
+    return orjson.dumps(_plain(plan), option=orjson.OPT_SORT_KEYS)
+
+
+def plan_from_json(data: bytes) -> Plan:
+    """The plan of `plan_to_json`. Raises PlanError for anything else."""
+    try:
+        made = _revive(Plan, orjson.loads(data))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"not a stored plan: {error}", hint="was it written by another version?") from error
+    assert isinstance(made, Plan)
+    return made
+
+
+def digest(plan: Plan) -> str:
+    """Version of a plan: 12 hex digits over all but the version itself."""
+    return hashlib.sha256(plan_to_json(dataclasses.replace(plan, version=""))).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Schema):
+        return schema_to_dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _revive(kind: Any, value: Any) -> Any:
+    """Rebuild a value of the annotated type `kind` (the few shapes that plans use)."""
+    if kind is Schema:
+        return schema_from_dict(value)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(
+            **{
+                f.name: _revive(hints[f.name], value[f.name])
+                for f in dataclasses.fields(kind)
+                if f.name in value
+            }
+        )
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        chosen = next(a for a in arguments if a is not type(None))
+        return None if value is None else _revive(chosen, value)
+    if origin is tuple:
+        return tuple(_revive(arguments[0], v) for v in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {k: _revive(arguments[1], v) for k, v in value.items()}
+    return value

@@ -1,0 +1,189 @@
+"""Builds the stages of a plan in this process: nodes with their models and tables, readers and writers of edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataflow.codecs import Codec, codec_for
+from dataflow.core import headers, ids, limits
+from dataflow.core.errors import CodecError, ModelError, PlanError
+from dataflow.core.schema import Schema
+from dataflow.observe.metrics import Metrics
+from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TablePlan
+from dataflow.registry import Registry
+from dataflow.runtime.execution import Program
+from dataflow.runtime.intake import Intake
+from dataflow.runtime.nodes import NodeRunner
+from dataflow.runtime.schemas import SchemaStore
+from dataflow.runtime.stage import StageParts
+from dataflow.runtime.table_feed import TopicTables
+from dataflow.runtime.task import StageProgram
+from dataflow.runtime.writer import EdgeWriter, Target
+from dataflow.sdk import ModelInfo, Node, NodeContext, Table
+from dataflow.serving import ModelStore, model_info
+from dataflow.serving.build import digest_of
+from dataflow.transport.api import Fabric, Header, Position
+
+
+@dataclass
+class Workshop:
+    """What stages are built from in this process: one of it, shared by all its stages."""
+
+    project: Path
+    registry: Registry
+    fabric: Fabric
+    metrics: Metrics = field(default_factory=Metrics)
+    models: ModelStore = field(default_factory=ModelStore)
+    schemas: SchemaStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.schemas = SchemaStore(self.fabric)
+
+    def build(self, plan: Plan, stage: StagePlan) -> StageParts:
+        """The stage, ready to open and run. Raises ModelError, PlanError where this machine has not what was planned."""
+        tables = TopicTables(self.fabric, self._tables(plan, stage), self.project / plan.folder)
+        nodes = {name: self._node(plan, plan.nodes[name], tables.get) for name in stage.nodes}
+        program = StageProgram(
+            plan=stage,
+            origin=plan.origin,
+            program=self._program(plan, stage, nodes),
+            intakes=self._intakes(plan, stage),
+            writers={
+                e: self._writer(plan, stage, plan.edges[e])
+                for n in stage.nodes
+                for e in plan.nodes[n].outputs.values()
+            },
+            answer_when=plan.answer.when if plan.answer is not None and stage.on_answer_path else None,
+            on_answer_path=stage.on_answer_path,
+            seeds=self._seeds(plan, stage),
+            metrics=self.metrics.stage(plan.pipeline, stage.name),
+        )
+        commit_ms = max(
+            [limits.COMMIT_INTERVAL_MS, *(getattr(n, "commit_every_ms", 0) for n in nodes.values())]
+        )
+        return StageParts(program, list(nodes.values()), tables, commit_ms)
+
+    def _tables(self, plan: Plan, stage: StagePlan) -> dict[str, TablePlan]:
+        return {t: plan.tables[t] for n in stage.nodes for t in plan.nodes[n].tables}
+
+    def _node(self, plan: Plan, node: NodePlan, table: Callable[[str], Table]) -> Node:
+        kind = self.registry.get(node.kind)
+        context = NodeContext(
+            pipeline=plan.pipeline,
+            node=node.name,
+            folder=self.project / plan.folder,
+            inputs={port: plan.edges[edges[0]].schema for port, edges in node.inputs.items()},
+            outputs={port: plan.edges[edge].schema for port, edge in node.outputs.items()},
+            model=lambda name: self._model(plan, name),
+            table=table,
+            out=node.out,
+            keep=node.keep,
+        )
+        return kind.build(kind.settings.model_validate(dict(node.settings)), context)
+
+    def _model(self, plan: Plan, name: str) -> ModelInfo:
+        model = plan.models[name]
+        path = self.project / model.file
+        if not path.is_file():
+            raise ModelError(f"model '{name}': no file '{path}'", hint=f"dataflow model build {name}")
+        found = digest_of(path)
+        if found != model.digest:
+            raise ModelError(
+                f"model '{name}': the file '{path}' is not the one that was planned ({found[:12]}, planned {model.digest[:12]})",
+                hint="plan anew, or copy the planned artifact here",
+            )
+        return model_info(
+            name, path, options=model.options, digest=found, share=self.models.sharer(name, found)
+        )
+
+    def _program(self, plan: Plan, stage: StagePlan, nodes: Mapping[str, Node]) -> Program:
+        runners = tuple(
+            NodeRunner(
+                plan.nodes[name],
+                nodes[name],
+                {port: plan.edges[edge].schema for port, edge in plan.nodes[name].outputs.items()},
+                self.metrics.node(plan.pipeline, name, plan.nodes[name].kind),
+                plan.pipeline,
+            )
+            for name in stage.nodes
+        )
+        feeds: dict[str, list[tuple[int, str]]] = {}
+        for index, name in enumerate(stage.nodes):
+            for port, edges in plan.nodes[name].inputs.items():
+                for edge in edges:
+                    # What another node of this stage wrote and what was fetched come by the same name.
+                    feeds.setdefault(edge, []).append((index, port))
+        return Program(
+            runners,
+            {e: tuple(f) for e, f in feeds.items()},
+            tuple(plan.nodes[n].outputs for n in stage.nodes),
+        )
+
+    def _intakes(self, plan: Plan, stage: StagePlan) -> dict[str, Intake]:
+        made: dict[str, Intake] = {}
+        for name in stage.reads:
+            edge = plan.edges[name]
+            intake = Intake(
+                name, codec_for(edge.codec, edge.schema), self.writer_codecs(edge.codec, edge.schema)
+            )
+            for topic in edge.topics:
+                if topic in made:
+                    raise PlanError(
+                        f"stage '{stage.name}': topic '{topic}' feeds both '{made[topic].edge}' and '{name}'"
+                    )
+                made[topic] = intake
+        return made
+
+    def writer_codecs(self, codec: str, schema: Schema) -> Callable[[bytes], Codec | None]:
+        """Finds, and keeps, the codec that reads records of another version of `schema` into it."""
+        found: dict[bytes, Codec] = {}
+
+        def find(fingerprint: bytes) -> Codec | None:
+            if fingerprint not in found:
+                stored = self.schemas.lookup(fingerprint)
+                if stored is None or stored.codec != codec:
+                    return None
+                try:
+                    found[fingerprint] = codec_for(codec, schema, writer=stored.schema)
+                except CodecError:
+                    return None  # the two contracts cannot meet: the rows fail as unknown
+            return found[fingerprint]
+
+        return find
+
+    def _writer(self, plan: Plan, stage: StagePlan, edge: EdgePlan) -> EdgeWriter:
+        codec = codec_for(edge.codec, edge.schema)
+        origin = f"{plan.origin}/{edge.node}".encode()
+        targets = [
+            Target(t, codec, edge.partitions, edge.max_record_bytes, _constant(codec, origin))
+            for t in edge.topics
+        ]
+        for copy in edge.publish:
+            own = codec_for(copy.codec, copy.schema)
+            targets.append(
+                Target(
+                    copy.topic, own, copy.partitions, copy.max_record_bytes, _constant(own, origin), copy.key,
+                    copy.key_encoding, copy.schema,
+                )
+            )  # fmt: skip
+        metrics = self.metrics.edge(plan.pipeline, edge.name)
+        return EdgeWriter(edge.name, edge.node, codec, targets, metrics, requests=edge.name in stage.leaves)
+
+    def _seeds(self, plan: Plan, stage: StagePlan) -> dict[Position, int]:
+        """Seeds of the ids of records that arrive without one."""
+        admin = self.fabric.admin()
+        topics = admin.describe([t for e in stage.reads for t in plan.edges[e].topics])
+        cluster = admin.cluster_id()
+        return {
+            (name, partition): ids.seed_of(cluster, info.topic_id, partition)
+            for name, info in topics.items()
+            for partition in range(info.partitions)
+        }
+
+
+def _constant(codec: Codec, origin: bytes) -> tuple[Header, ...]:
+    """Headers that all records of an edge share."""
+    schema: tuple[Header, ...] = ((headers.SCHEMA, codec.fingerprint),) if codec.fingerprint else ()
+    return (*schema, (headers.ORIGIN, origin))
