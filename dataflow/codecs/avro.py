@@ -26,8 +26,8 @@ from dataflow.codecs.base import (
     scalar_column,
     sorted_failures,
 )  # fmt: skip
-from dataflow.codecs.cells import shown
 from dataflow.codecs.compatibility import unreadable
+from dataflow.codecs.converters import shown
 from dataflow.codecs.values import conform
 from dataflow.core.errors import CodecError, ContractError
 from dataflow.core.schema import TENSOR_KINDS, Column, FieldType, Schema, column_of, empty_column

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dataflow.codecs.arrays import cast_numbers
 from dataflow.codecs.avro_schema import from_wire, is_avro_enum, little, to_wire
 from dataflow.codecs.base import object_column, scalar_column
-from dataflow.codecs.cells import cast_numbers
 from dataflow.core.errors import CodecError
 from dataflow.core.schema import FLOATS, INTEGERS, Column, Field, FieldType, Schema
 

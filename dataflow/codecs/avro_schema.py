@@ -32,7 +32,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dataflow.codecs.cells import DEFAULT_PRECISION
+from dataflow.codecs.converters import DEFAULT_PRECISION
 from dataflow.core.errors import CodecError, ContractError
 from dataflow.core.schema import INTEGERS, Column, Field, FieldType, Schema
 

@@ -17,7 +17,7 @@ from dataflow.codecs.base import (
     row_error,
     sorted_failures,
 )
-from dataflow.codecs.cells import shown
+from dataflow.codecs.converters import shown
 from dataflow.codecs.values import FIRST_TIME, LAST_TIME, coerce_records, conform, to_jsonable
 from dataflow.core.errors import CodecError
 from dataflow.core.schema import Column, Schema

@@ -16,7 +16,7 @@ from dataflow.codecs.base import (
     row_error,
     scalar_column,
 )  # fmt: skip
-from dataflow.codecs.cells import shown
+from dataflow.codecs.converters import shown
 from dataflow.core.errors import CodecError
 from dataflow.core.schema import Column, Schema
 

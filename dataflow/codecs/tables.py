@@ -14,8 +14,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from dataflow.codecs.arrays import cast_numbers, number_array
 from dataflow.codecs.base import row_error, scalar_column
-from dataflow.codecs.cells import DEFAULT_PRECISION, cast_numbers, convert_cells, number_array
+from dataflow.codecs.cells import convert_cells
+from dataflow.codecs.converters import DEFAULT_PRECISION
 from dataflow.codecs.values import conform
 from dataflow.core.errors import CodecError, nearest
 from dataflow.core.schema import NUMBERS, Column, Field, FieldType, Schema
@@ -214,11 +216,11 @@ def _fixed_tensors(field_type: FieldType, array: Array) -> Column | None:
         pa.types.is_boolean(flat.type) if field_type.kind == "bool" else _is_number(flat.type)
     ):
         return None
-    cast, bad = cast_numbers_or_bool(flat.to_numpy(zero_copy_only=False), field_type.kind)
+    cast, bad = _cast(flat.to_numpy(zero_copy_only=False), field_type.kind)
     return None if bad else cast.reshape(count, *field_type.shape)
 
 
-def cast_numbers_or_bool(array: Any, kind: str) -> tuple[Column, bool]:
+def _cast(array: Any, kind: str) -> tuple[Column, bool]:
     if kind == "bool":
         return array, False
     cast, bad = cast_numbers(array, kind)
@@ -230,7 +232,7 @@ def _is_number(given: pa.DataType) -> bool:
 
 
 def _cells(field_type: FieldType, array: Array) -> list[Any]:
-    """Python cells as `cells` takes them: nested lists for tensors, times no finer than microseconds."""
+    """Python cells as `converters` takes them: nested lists for tensors, times no finer than microseconds."""
     if pa.types.is_timestamp(array.type) and array.type.unit == "ns":
         array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
     restore = _from_arrow(field_type)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dataflow.codecs.arrays import cast_numbers
 from dataflow.codecs.base import (
     Decoded,
     RowErrors,
@@ -18,7 +19,8 @@ from dataflow.codecs.base import (
     row_error,
     sorted_failures,
 )  # fmt: skip
-from dataflow.codecs.cells import Form, cast_numbers, convert_cells, shown
+from dataflow.codecs.cells import convert_cells
+from dataflow.codecs.converters import Form, shown
 from dataflow.core.errors import CodecError, nearest
 from dataflow.core.schema import NUMBERS, Column, Field, FieldType, Schema
 
@@ -34,7 +36,7 @@ def coerce_records(
     form: Form = "json",
     ignore_unknown: bool = False,
 ) -> Decoded:
-    """Columns of `records`, dicts of Python or JSON values (`form` "json") or of texts ("csv"); see `cells`.
+    """Columns of `records`, dicts of Python or JSON values (`form` "json") or of texts ("csv"); see `converters`.
 
     A nullable field may be left out. A field that the schema lacks fails the row unless `ignore_unknown`.
     """
