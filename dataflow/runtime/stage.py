@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Protocol
@@ -66,35 +67,45 @@ class StageLoop:
         self._stopping.set()
 
     def run(self) -> None:
+        """Open, turn until stopped, drain, close."""
+        with ExitStack() as stack:
+            self.open(stack)
+            while not self._stopping.is_set():
+                self.turn()
+            self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
+        self._parts.program.metrics.state = "stopped"
+
+    def open(self, stack: ExitStack) -> None:
+        """Build the stage, load its tables, open its nodes, join the group. What is opened is closed by `stack`."""
         self._parts = self._build()
         program = self._parts.program
-        metrics = program.metrics
-        opened: list[Node] = []
         self._producer = self._fabric.producer(latency_first=program.answer_when is not None)
-        try:
-            self._parts.tables.load()
-            for node in self._parts.nodes:
-                getattr(node, "open", _nothing)()
-                opened.append(node)
-            self._consumer = self._fabric.consumer(program.plan.group)
-            try:
-                self._consumer.subscribe(sorted(program.intakes), self)
-                metrics.state = "running"
-                while not self._stopping.is_set():
-                    self.turn()
-                self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
-            finally:
-                self._consumer.close()
-            metrics.state = "stopped"
-        finally:
-            for node in reversed(opened):
-                getattr(node, "close", _nothing)()
-            self._parts.tables.close()
-            self._producer.close()
+        stack.callback(self._producer.close)
+        stack.callback(self._parts.tables.close)
+        self._parts.tables.load()
+        for node in self._parts.nodes:
+            # Even a node whose open fails half way is closed.
+            stack.callback(getattr(node, "close", _nothing))
+            getattr(node, "open", _nothing)()
+        self._consumer = self._fabric.consumer(program.plan.group)
+        stack.callback(self._consumer.close)
+        self._consumer.subscribe(sorted(program.intakes), self)
+        program.metrics.state = "running"
 
-    def turn(self) -> None:
-        """One round: everything that can be done now, waiting only when there is nothing."""
-        messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, self._wait_s())
+    @property
+    def idle(self) -> bool:
+        """Nothing in hand and nothing to commit."""
+        return all(t.idle and not t.offsets.waiting for t in self._tasks.values())
+
+    @property
+    def due_ms(self) -> int | None:
+        """When the next retry is due, None when there is none."""
+        times = [due for t in self._tasks.values() if (due := t.due_ms) is not None]
+        return min(times, default=None)
+
+    def turn(self, max_wait_s: float = IDLE_WAIT_S) -> None:
+        """One round: everything that can be done now, waiting (at most so long) only when there is nothing."""
+        messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
         if messages:
             self._dispatch(messages)
         else:
@@ -148,6 +159,10 @@ class StageLoop:
         if asked or now - self._committed_at >= self._parts.commit_every_ms / 1000:
             self._committed_at = now
             self._commit(self._tasks.values(), wait=asked)
+
+    def commit_now(self) -> None:
+        """Commit what is finished without waiting for the interval."""
+        self._commit(self._tasks.values(), wait=True)
 
     def _commit(self, tasks: Iterable[Task], *, wait: bool) -> None:
         chosen = list(tasks)

@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from dataflow.testing.nodes import NodeResult, build_node, contract_of, run_node
+from dataflow.testing.pipelines import DeadLetter, HandClock, PipelineRun, RunResult, run_pipeline
 
-__all__ = ["NodeResult", "build_node", "contract_of", "run_node"]
+__all__ = [
+    "DeadLetter", "HandClock", "NodeResult", "PipelineRun", "RunResult", "build_node", "contract_of", "run_node",
+    "run_pipeline",
+]  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,7 +97,7 @@ class MemoryFabric:
         self.changed = threading.Condition(threading.RLock())
         self.stored: dict[str, _Topic] = {}
         self.groups: dict[str, _Group] = {}
-        self._cluster_id = uuid.uuid4().hex[:22]
+        self._created = 0
 
     def producer(self, *, latency_first: bool = True) -> MemoryProducer:
         del latency_first
@@ -115,7 +114,7 @@ class MemoryFabric:
 
     # Admin
     def cluster_id(self) -> str:
-        return self._cluster_id
+        return "memory"
 
     def topics(self) -> dict[str, TopicInfo]:
         with self.changed:
@@ -129,7 +128,9 @@ class MemoryFabric:
         with self.changed:
             if name in self.stored:
                 return False
-            info = TopicInfo(name, uuid.uuid4().hex[:22], partitions, dict(config))
+            # Ids are by order of creation: the same run gives the same ids, a topic made anew another one.
+            self._created += 1
+            info = TopicInfo(name, f"topic-{self._created}", partitions, dict(config))
             limit = int(config.get("max.message.bytes", MAX_RECORD_BYTES))
             self.stored[name] = _Topic(info, [_Partition() for _ in range(partitions)], limit)
             for group in self.groups.values():
