@@ -10,6 +10,7 @@ from typing import Any, Final
 from dataflow.core.errors import ContractError, nearest
 from dataflow.core.schema import Field, FieldType, Schema
 from dataflow.spec import Project
+from dataflow.spec.fields import parse_type
 
 TABLE_FILES: Final = (".parquet", ".csv")
 
@@ -71,8 +72,17 @@ def table_schema_of(file: Path) -> Schema:
     fields: list[Field] = []
     for column in schema:
         nullable = bool(column.nullable) and column.name not in filled
-        fields.append(Field(column.name, _type(column.type, column.name, nullable=nullable)))
+        fields.append(Field(column.name, _declared(column) or _type(column.type, column.name, nullable=nullable)))
     return Schema(tuple(fields))
+
+
+def _declared(column: Any) -> FieldType | None:
+    """The type that a file of ours says in a column's metadata (tensors and enums have no Arrow type of their own)."""
+    text = (column.metadata or {}).get(b"type", b"")
+    try:
+        return parse_type(text.decode()) if text else None
+    except (ContractError, UnicodeDecodeError):  # someone else's metadata of that name
+        return None
 
 
 def _parquet(file: Path) -> tuple[Any, frozenset[str]]:

@@ -11,6 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from dataflow.sdk import NodeKind, Settings
 from dataflow.spec.documents import KINDS, NodeSpec
+from dataflow.spec.units import format_duration_ms
 
 _DIALECT: Final = "http://json-schema.org/draft-07/schema#"
 _MODE: Final[JsonSchemaMode] = "validation"
@@ -70,13 +71,17 @@ def _is_describable(settings: type[Settings]) -> bool:
 
 
 def _with_variables(schema: Any) -> Any:
-    """`schema` that also lets an environment variable stand where YAML needs no text."""
+    """`schema` that also lets an environment variable stand where YAML needs no text, defaults as users write them."""
     if isinstance(schema, list):
         return [_with_variables(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     parts = {name: _with_variables(part) for name, part in schema.items()}
     kind = schema.get("type")
+    if "$ref" in parts:
+        parts.pop("default", None)
+    if kind == "string" and isinstance(parts.get("default"), int):
+        parts["default"] = format_duration_ms(parts["default"])
     if not isinstance(kind, str) or kind not in {"integer", "number", "boolean"}:
         return parts
     outside = {name: parts.pop(name) for name in ("default", "title", "description") if name in parts}

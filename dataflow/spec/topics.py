@@ -75,19 +75,19 @@ class Document(Strict):
 class TopicSpec(Document):
     """A topic contract: what its records hold, how they are keyed and encoded, how long they stay.
 
-    `key_encoding` is how the key's bytes are made; tools in any language can make the same:
+    `key_encoding` is how the key's bytes are made; tools in any language can make the same (`codecs.keys` does):
 
-    ============  ==============================================================  ============================
-    encoding      bytes                                                           same as
-    ============  ==============================================================  ============================
-    string        UTF-8 of the value's text (default of most single fields)       Java StringSerializer
-    int32, int64  4 or 8 bytes, big-endian, two's complement (``int`` is int64,   IntegerSerializer, Long...
-                  the default of integers and timestamps)
-    bytes         the value itself (default of a bytes field)                     ByteArraySerializer
-    composite     UTF-8 of a JSON array without blanks (default of many fields)   any JSON library
-    ============  ==============================================================  ============================
+    =========  =====================================================  =========================  ===================
+    encoding   bytes                                                  the default for            same as
+    =========  =====================================================  =========================  ===================
+    string     UTF-8 of the value's text                              one field of another type  StringSerializer
+    int32      4 bytes, big-endian, two's complement                  -                          IntegerSerializer
+    int64      8 bytes of the same; ``int`` means this                one integer or timestamp   LongSerializer
+    bytes      the value itself                                       one field of bytes         ByteArraySerializer
+    composite  compact UTF-8 JSON array in declared order             several fields             any JSON library
+    =========  =====================================================  =========================  ===================
 
-    Text of a value: ISO 8601 for timestamps (UTC, ``Z``) and dates, ``true``/``false``, decimal digits for numbers.
+    Timestamps count microseconds since 1970 as a number and are ISO 8601 in UTC as text.
     """
 
     kind: Literal["Topic"] = "Topic"
@@ -120,10 +120,10 @@ class TopicSpec(Document):
         if len(self.key) > 1:
             return "composite"
         single = self.fields.get(self.key[0]) if self.key else None
-        kind = single.field_type().kind if single is not None else "string"
-        if kind in (*INTEGERS, "timestamp"):
-            return "int64"
-        return "bytes" if kind == "bytes" else "string"
+        kind = single.field_type().kind if single is not None else ""
+        if kind == "bytes":
+            return "bytes"
+        return "int64" if kind in {*INTEGERS, "timestamp"} else "string"
 
     def faults(self) -> Iterator[Fault]:
         for index, name in enumerate(self.key):
@@ -158,7 +158,8 @@ class TopicSpec(Document):
             yield Fault(("key_encoding",), f"key_encoding: '{encoding}' needs a key of one field")
             return
         kinds = [self.fields[name].field_type().kind for name in self.key if name in self.fields]
-        if encoding in {"int32", "int64"} and any(kind not in INTEGERS for kind in kinds):
+        whole = (*INTEGERS, "timestamp") if encoding == "int64" else INTEGERS
+        if encoding in {"int32", "int64"} and any(kind not in whole for kind in kinds):
             yield Fault(("key_encoding",), f"key_encoding: '{encoding}' needs a whole number, not {kinds[0]}")
         if encoding == "bytes" and any(kind != "bytes" for kind in kinds):
             yield Fault(
