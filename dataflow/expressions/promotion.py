@@ -36,9 +36,10 @@ def decimals_to_float(values: Array) -> Array:
 
 def converted(part: Typed, target: FieldType) -> Typed:
     """`part` as `target` (nullability aside), by a conversion that has an answer for every value."""
-    kind, wanted = part.type.kind, target.kind
     if part.untyped:
         return constant(target, None)
+    target = replace(target, nullable=False)
+    kind, wanted = part.type.kind, target.kind
     if kind == wanted or {kind, wanted} == {"string", "enum"}:
         return replace(part, type=replace(target, nullable=part.type.nullable))
     if kind == "decimal":

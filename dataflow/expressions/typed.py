@@ -92,7 +92,8 @@ def typed(result: FieldType, run: Run, *operands: Typed) -> Typed:
     if operands and all(operand.constant for operand in operands):
         with np.errstate(all="ignore"):
             value = run(_NO_BATCH)
-        return Typed(result, lambda _batch: value, frozenset(), constant=True)
+        missing = value[1] is not None and not value[1][0]
+        return Typed(replace(result, nullable=missing), lambda _batch: value, frozenset(), constant=True)
     return Typed(result, run, frozenset().union(*(operand.fields for operand in operands)))
 
 

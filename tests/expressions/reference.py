@@ -22,8 +22,10 @@ SCHEMA = Schema.of(
     i="int64",
     small="int16",
     maybe=FieldType("int64", nullable=True),
+    perhaps=FieldType("int64", nullable=True),
     f="float64",
     maybe_f=FieldType("float64", nullable=True),
+    perhaps_f=FieldType("float64", nullable=True),
     s="string",
     maybe_s=FieldType("string", nullable=True),
     b="bool",
@@ -131,7 +133,7 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-whole = st.integers(-5, 5) | st.integers(LOW, HIGH)
+whole = st.integers(-5, 5) | st.sampled_from([LOW, LOW + 1, HIGH - 1, HIGH]) | st.integers(LOW, HIGH)
 letters = st.text(alphabet="abE%_'\"\\ é", max_size=4)
 moments = st.datetimes(FIRST, LAST) | st.datetimes(datetime(1969, 1, 1), datetime(2030, 1, 1))  # noqa: DTZ001
 floats = st.floats(width=64) | st.sampled_from([0.0, -0.0, 0.5, 1.5, math.nan, math.inf, -math.inf])
@@ -140,8 +142,10 @@ rows = st.fixed_dictionaries(
         "i": whole,
         "small": st.integers(-(2**15), 2**15 - 1),
         "maybe": st.none() | whole,
+        "perhaps": st.none() | whole,
         "f": floats,
         "maybe_f": st.none() | floats,
+        "perhaps_f": st.none() | floats,
         "s": letters,
         "maybe_s": st.none() | letters,
         "b": st.booleans(),
@@ -157,11 +161,11 @@ def literal_float(value: float) -> Case:
 
 
 integer_leaves = (
-    field("i") | field("small") | field("maybe")
+    field("i") | field("small") | field("maybe") | field("perhaps")
     | st.integers(-3, 3).map(lambda value: Case(str(value), lambda _row: value))
 )  # fmt: skip
 float_leaves = (
-    field("f") | field("maybe_f")
+    field("f") | field("maybe_f") | field("perhaps_f")
     | st.sampled_from([0.0, 1.5, -2.25, 1e300]).map(literal_float)
 )  # fmt: skip
 text_leaves = field("s") | field("maybe_s") | letters.map(lambda text: Case(quote(text), lambda _row: text))
