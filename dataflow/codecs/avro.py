@@ -13,7 +13,13 @@ from typing import Any, Final
 import fastavro
 import numpy as np
 
-from dataflow.codecs.avro_columns import FEWEST_ROWS, decode_columns, encode_columns, steps_of
+from dataflow.codecs.avro_columns import (
+    ROWS_PER_STEP_DECODED,
+    ROWS_PER_STEP_ENCODED,
+    decode_columns,
+    encode_columns,
+    steps_of,
+)
 from dataflow.codecs.avro_schema import avro_schema, from_wire, little, to_wire
 from dataflow.codecs.base import (
     Decoded,
@@ -56,9 +62,11 @@ class AvroCodec:
         )
         self._resolve = None if same else self._reader_schema
         self._steps = steps_of(schema)
+        self._fewest_decoded = ROWS_PER_STEP_DECODED * len(self._steps or ())
+        self._fewest_encoded = ROWS_PER_STEP_ENCODED * len(self._steps or ())
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        if self._steps is None or self._resolve is not None or len(values) < FEWEST_ROWS:
+        if self._steps is None or self._resolve is not None or len(values) < self._fewest_decoded:
             return self.decode_rows(values)
         columns, well = decode_columns(self._steps, [value or b"" for value in values])
         if well.all():
@@ -121,7 +129,7 @@ class AvroCodec:
 
     def encode(self, columns: Mapping[str, Column], count: int) -> EncodedRows:
         checked = conform(self.schema, columns, count)
-        if self._steps is None or len(checked.good) < FEWEST_ROWS:
+        if self._steps is None or len(checked.good) < self._fewest_encoded:
             return self.encode_rows(checked, count)
         try:
             written = encode_columns(self._steps, checked.columns, len(checked.good))

@@ -248,3 +248,12 @@ def test_raw_passes_bytes_through() -> None:
         codec_for("raw", Schema.of(v="string"))
     with pytest.raises(CodecError, match="did you mean 'json'"):
         codec_for("jsn", Schema.of(v="string"))
+
+
+@pytest.mark.parametrize("name", ["avro", "json"])
+def test_a_contract_without_fields_still_counts_its_rows(name: str) -> None:
+    codec = codec_for(name, Schema(()))
+    encoded = codec.encode({}, 3)
+    assert len(encoded.values) == 3
+    assert encoded.failed == []
+    assert codec.decode(encoded.values).good.tolist() == [0, 1, 2]
