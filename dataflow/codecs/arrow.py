@@ -14,7 +14,7 @@ import pyarrow as pa
 from dataflow.codecs.base import Decoded, EncodedRows, RowErrors, good_rows, no_value, sorted_failures
 from dataflow.codecs.tables import arrow_schema, columns_of, record_batch
 from dataflow.codecs.values import conform
-from dataflow.core.errors import CodecError
+from dataflow.core.errors import CodecError, ContractError
 from dataflow.core.schema import Column, Schema, empty_column
 
 # End of an IPC stream: continuation mark and a length of zero (Arrow columnar format, "IPC streaming format").
@@ -25,6 +25,8 @@ class ArrowCodec:
     name = "arrow"
 
     def __init__(self, schema: Schema, fingerprint: bytes) -> None:
+        if not len(schema):
+            raise ContractError("codec 'arrow' cannot carry a record without fields", hint="use avro or json")
         self.schema = schema
         self.fingerprint = fingerprint
         self._schema = arrow_schema(schema)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dataflow.codecs import codec_for
 from dataflow.codecs.tables import arrow_schema, columns_of
 from dataflow.codecs.values import coerce_records, conform
-from dataflow.core.errors import CodecError
+from dataflow.core.errors import CodecError, ContractError
 from dataflow.core.schema import FieldType, Schema, column_of
 from tests.codecs.strategies import assert_same_columns, contracts_with_batches
 
@@ -257,3 +257,5 @@ def test_a_contract_without_fields_still_counts_its_rows(name: str) -> None:
     assert len(encoded.values) == 3
     assert encoded.failed == []
     assert codec.decode(encoded.values).good.tolist() == [0, 1, 2]
+    with pytest.raises(ContractError, match="without fields"):
+        codec_for("arrow", Schema(()))
