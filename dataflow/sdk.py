@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from dataflow.codecs.values import coerce_columns, conform
+from dataflow.codecs.base import Decoded
+from dataflow.codecs.values import coerce_columns, coerce_records, conform
 from dataflow.core.batch import Batch, Row, concatenate, to_list
 from dataflow.core.errors import CodecError, ContractError, DataflowError, ModelError, NodeError, nearest
 from dataflow.core.limits import MAX_ASYNC_CALLS
@@ -46,11 +47,12 @@ from dataflow.expressions import Expression, parse_expression
 
 __all__ = [
     "CONSUMED", "MAX_ASYNC_CALLS",
-    "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError", "Drop",
+    "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
+    "Decoded", "Drop",
     "Expression", "Fail", "Field", "FieldType", "Lease", "ModelError", "ModelInfo", "Node", "NodeClass",
     "NodeContext", "NodeError", "NodeKind", "Out", "Retry", "Row", "Schema", "Settings", "Table", "Tensor",
-    "UserCallable", "coerce_columns", "column_of", "concatenate", "conform", "empty_column", "load_callable",
-    "nearest", "node", "parse_expression", "signature_of", "to_list",
+    "UserCallable", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
+    "empty_column", "load_callable", "nearest", "node", "parse_expression", "signature_of", "table_of", "to_list",
 ]  # fmt: skip
 
 Config = TypeVar("Config", bound="Settings")
@@ -60,6 +62,20 @@ class Settings(BaseModel):
     """Base of a kind's settings (the `with` of a node): frozen, unknown names refused, docstring is documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def table_of(schema: Schema, columns: Mapping[str, Column]) -> Any:
+    """The columns as a `pyarrow.Table`; see `codecs.tables.table_of`. pyarrow is imported on first use."""
+    from dataflow.codecs import tables
+
+    return tables.table_of(schema, columns)
+
+
+def columns_of(schema: Schema, table: Any) -> dict[str, Column]:
+    """The columns of `schema` from a `pyarrow.Table` or `RecordBatch`; see `codecs.tables.columns_of`."""
+    from dataflow.codecs import tables
+
+    return tables.columns_of(schema, table)
 
 
 class Tensor:
