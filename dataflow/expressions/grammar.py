@@ -51,7 +51,7 @@ _TOKEN: Final = re.compile(
     r"(?P<space>[ \t\r\n]+)"
     r"|(?P<number>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<name>[^\W\d]\w*)"
-    r"|(?P<quoted>`[^`]*`)"
+    r"|(?P<quoted>`(?:[^`]|``)*`)"
     r"|(?P<string>'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"
     r"|(?P<symbol>" + "|".join(re.escape(symbol) for symbol in _SYMBOLS) + ")"
 )
@@ -113,7 +113,7 @@ def tokenize(text: str, where: str = "") -> list[Token]:
 def _unreadable(text: str, position: int, where: str) -> ExpressionError:
     character = text[position]
     if character in "'\"`":
-        hint = "double it to write it inside the text" if character != "`" else ""
+        hint = "double it to write it inside"
         return fault(
             text, position, len(text), f"the quote {character} is not closed", hint=hint, where=where
         )

@@ -142,6 +142,6 @@ def test_literals_and_layout(text: str, wanted: object) -> None:
 def test_fields_with_any_name_are_quoted() -> None:
     schema = Schema.of(**{"my field": "int64", "in": "int64", "a`b": "int64", "a.b": "int64"})
     batch = Batch.of(schema, [{"my field": 1, "in": 2, "a`b": 3, "a.b": 4}])
-    expression = parse_expression("`my field` + `in` + `a.b`", schema)
-    assert expression.evaluate(batch).tolist() == [7]
-    assert expression.fields == {"my field", "in", "a.b"}
+    expression = parse_expression("`my field` + `in` + `a.b` + `a``b`", schema)
+    assert expression.evaluate(batch).tolist() == [10]
+    assert expression.fields == {"my field", "in", "a.b", "a`b"}

@@ -175,3 +175,10 @@ def test_every_type_can_be_cast_to(kind: str) -> None:
     assert result.failed == []
     assert result.out[0]["b"] is None
     assert result.out[1]["a"] == result.out[1]["b"]
+
+
+def test_a_field_of_any_name_can_be_cast() -> None:
+    schema = Schema.of(**{"a`b c": "int64"})
+    assert run_node(TransformSelect, schema, [{"a`b c": 1}], {"cast": {"a`b c": "string"}}).out == [
+        {"a`b c": "1"}
+    ]
