@@ -8,8 +8,8 @@ from typing import Any, Final
 from dataflow.expressions.call import Arguments, Function
 from dataflow.expressions.typed import BOOL, INT64, STRING, Typed, map_rows
 
-# A pattern's part between two %: one character each, None for "any".
-_Segment = tuple[str | None, ...]
+# A pattern's part between two %: a text, or where it has a _ one character each, None for "any".
+_Segment = str | tuple[str | None, ...]
 
 
 def _length(arguments: Arguments) -> Typed:
@@ -99,17 +99,19 @@ def _segments(pattern: str) -> list[_Segment]:
         else:
             # A backslash at the very end stands for itself.
             segments[-1].append(next(characters, "\\") if character == "\\" else character)
-    return [tuple(segment) for segment in segments]
+    return [tuple(segment) if None in segment else "".join(filter(None, segment)) for segment in segments]
 
 
 def _fits(segment: _Segment, text: str, start: int) -> bool:
+    if isinstance(segment, str):
+        return text.startswith(segment, start)
     return all(wanted is None or wanted == text[start + offset] for offset, wanted in enumerate(segment))
 
 
 def _find(segment: _Segment, text: str, start: int, end: int) -> int:
     """The first place from `start` where `segment` fits and ends by `end`, or -1."""
-    if None not in segment:
-        return text.find("".join(filter(None, segment)), start, end)
+    if isinstance(segment, str):
+        return text.find(segment, start, end)
     for place in range(start, end - len(segment) + 1):
         if _fits(segment, text, place):
             return place
