@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dataflow.core.errors import SpecError
+from dataflow.core.errors import DataflowError, SpecError
 from dataflow.core.loading import code_digest
 from dataflow.planner.build import build_plan
 from dataflow.planner.lint import lint
@@ -16,6 +16,7 @@ from dataflow.planner.resolve import resolve
 from dataflow.registry import Registry
 from dataflow.sdk import ModelInfo
 from dataflow.serving import ensure_built, model_info
+from dataflow.serving.build import digest_of
 from dataflow.spec import Problem, Project, load_project
 
 OnBuild = Callable[[str, str], None]
@@ -67,6 +68,18 @@ def assemble(
         calls = [c for n in resolved.nodes.values() if isinstance(c := n.raw_settings.get("call"), str)]
         plans.append(build_plan(project, resolved, planned, code_digest(resolved.declared.folder, calls)))
     return Assembled(project, registry, tuple(plans), tuple(p for p in problems if p.severity != "error"))
+
+
+def code_matches(folder: Path, plan: Plan) -> bool:
+    """Whether the project in `folder` has the code and the models that a plan was made of."""
+    place = folder / plan.folder
+    calls = [c for n in plan.nodes.values() if isinstance(c := n.settings.get("call"), str)]
+    try:
+        if code_digest(place, calls) != plan.code_digest:
+            return False
+        return all(digest_of(folder / m.file) == m.digest for m in plan.models.values())
+    except (DataflowError, OSError):
+        return False
 
 
 def _models_named(project: Project, pipelines: Iterable[str]) -> list[str]:

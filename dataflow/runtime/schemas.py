@@ -7,14 +7,14 @@ any language finds there what a record's header names.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import orjson
 
-from dataflow.codecs import fingerprint
+from dataflow.codecs import Codec, codec_for, fingerprint
 from dataflow.codecs.export import schema_from_dict, schema_to_dict, to_avsc
-from dataflow.core.errors import ContractError, TransportError
+from dataflow.core.errors import CodecError, ContractError, TransportError
 from dataflow.core.schema import Schema
 from dataflow.planner.plan import SCHEMAS, Plan
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Message
@@ -122,3 +122,24 @@ def _parse(value: bytes) -> StoredSchema | None:
         return StoredSchema(document["codec"], schema_from_dict(document["schema"]), document.get("name", ""))
     except (orjson.JSONDecodeError, KeyError, TypeError, ContractError):
         return None
+
+
+def reader_codecs(schemas: SchemaStore, codec: str, schema: Schema) -> Callable[[bytes], Codec | None]:
+    """Finds, and keeps, the codec that reads records written under another version of `schema` into it.
+
+    None for a fingerprint that nobody published, and where the two contracts cannot meet.
+    """
+    found: dict[bytes, Codec] = {}
+
+    def find(fingerprint_: bytes) -> Codec | None:
+        if fingerprint_ not in found:
+            stored = schemas.lookup(fingerprint_)
+            if stored is None or stored.codec != codec:
+                return None
+            try:
+                found[fingerprint_] = codec_for(codec, schema, writer=stored.schema)
+            except CodecError:
+                return None  # the rows fail as unknown
+        return found[fingerprint_]
+
+    return find

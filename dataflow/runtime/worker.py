@@ -13,6 +13,7 @@ from dataflow.core import limits
 from dataflow.core.errors import DataflowError, OffsetOutOfRangeError, TopicGoneError, TransportError
 from dataflow.observe.metrics import StageMetrics
 from dataflow.planner.plan import Plan, StagePlan
+from dataflow.runtime.feeder import Feeder
 from dataflow.runtime.stage import StageLoop
 from dataflow.runtime.workshop import Workshop
 from dataflow.transport.api import EARLIEST, LATEST
@@ -33,10 +34,10 @@ class StageThread:
     An offset out of range or a topic that is gone or anew stops the stage for good: records would be skipped in silence.
     """
 
-    def __init__(self, make: Callable[[], StageLoop], metrics: StageMetrics) -> None:
+    def __init__(self, make: Callable[[], StageLoop | Feeder], metrics: StageMetrics) -> None:
         self._make = make
         self.metrics = metrics
-        self._loop: StageLoop | None = None
+        self._loop: StageLoop | Feeder | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"{metrics.pipeline}.{metrics.stage}", daemon=True
@@ -109,7 +110,9 @@ class Worker:
             for stage in plan.stages
         }
 
-    def _make(self, plan: Plan, stage: StagePlan) -> StageLoop:
+    def _make(self, plan: Plan, stage: StagePlan) -> StageLoop | Feeder:
+        if stage.source:
+            return Feeder(partial(self._shop.build, plan, stage), self._shop.fabric, plan, stage)
         return StageLoop(partial(self._shop.build, plan, stage), self._shop.fabric)
 
     def start(self) -> None:

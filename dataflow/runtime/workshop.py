@@ -8,15 +8,14 @@ from pathlib import Path
 
 from dataflow.codecs import Codec, codec_for
 from dataflow.core import headers, ids, limits
-from dataflow.core.errors import CodecError, ModelError, PlanError
-from dataflow.core.schema import Schema
+from dataflow.core.errors import ModelError, PlanError
 from dataflow.observe.metrics import Metrics
 from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TablePlan
 from dataflow.registry import Registry
 from dataflow.runtime.execution import Program
 from dataflow.runtime.intake import Intake
 from dataflow.runtime.nodes import NodeRunner
-from dataflow.runtime.schemas import SchemaStore
+from dataflow.runtime.schemas import SchemaStore, reader_codecs
 from dataflow.runtime.stage import StageParts
 from dataflow.runtime.table_feed import TopicTables
 from dataflow.runtime.task import StageProgram
@@ -126,7 +125,7 @@ class Workshop:
         for name in stage.reads:
             edge = plan.edges[name]
             intake = Intake(
-                name, codec_for(edge.codec, edge.schema), self.writer_codecs(edge.codec, edge.schema)
+                name, codec_for(edge.codec, edge.schema), reader_codecs(self.schemas, edge.codec, edge.schema)
             )
             for topic in edge.topics:
                 if topic in made:
@@ -135,23 +134,6 @@ class Workshop:
                     )
                 made[topic] = intake
         return made
-
-    def writer_codecs(self, codec: str, schema: Schema) -> Callable[[bytes], Codec | None]:
-        """Finds, and keeps, the codec that reads records of another version of `schema` into it."""
-        found: dict[bytes, Codec] = {}
-
-        def find(fingerprint: bytes) -> Codec | None:
-            if fingerprint not in found:
-                stored = self.schemas.lookup(fingerprint)
-                if stored is None or stored.codec != codec:
-                    return None
-                try:
-                    found[fingerprint] = codec_for(codec, schema, writer=stored.schema)
-                except CodecError:
-                    return None  # the two contracts cannot meet: the rows fail as unknown
-            return found[fingerprint]
-
-        return find
 
     def _writer(self, plan: Plan, stage: StagePlan, edge: EdgePlan) -> EdgeWriter:
         codec = codec_for(edge.codec, edge.schema)

@@ -10,9 +10,9 @@ import orjson
 
 from dataflow.codecs import Codec
 from dataflow.codecs.keys import encode_keys
+from dataflow.codecs.values import conform
 from dataflow.core import headers, limits
 from dataflow.core.batch import Batch, Encoded, Row
-from dataflow.codecs.values import conform
 from dataflow.core.errors import CodecError, RecordTooLargeError
 from dataflow.core.schema import Schema
 from dataflow.observe.metrics import EdgeMetrics

@@ -1,0 +1,411 @@
+"""Commands that keep running: `up`, `worker`, `gateway`; and `status`, which looks at them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dataflow.cli.context import bootstrap_option, project_option
+from dataflow.core.errors import DataflowError, TransportError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dataflow.control.host import Host
+    from dataflow.planner.plan import Plan
+    from dataflow.spec import Project
+    from dataflow.transport.kafka import KafkaFabric
+
+STATE_FILE: Final = "up.json"
+# How often workers and gateways look for newer plans on the cluster.
+FOLLOW_INTERVAL_S: Final = 2.0
+
+
+@click.command()
+@project_option
+@bootstrap_option
+@click.option(
+    "--host", default=None, help="Address of the HTTP door. Default: the project's, else 127.0.0.1."
+)
+@click.option("--port", type=int, default=None, help="Port of the HTTP door; 0 takes a free one.")
+@click.option("--broker-port", type=int, default=0, help="Port of the embedded broker; 0 takes a free one.")
+@click.option("--ephemeral", is_flag=True, help="Throw the embedded broker's data away at the end.")
+@click.option("--reload/--no-reload", default=True, help="Take changes of files over when they are saved.")
+@click.option(
+    "--alter-topics", is_flag=True, help="Change the settings of existing topics to those declared."
+)
+def up(
+    project: Path,
+    bootstrap: str,
+    host: str | None,
+    port: int | None,
+    broker_port: int,
+    ephemeral: bool,
+    reload: bool,
+    alter_topics: bool,
+) -> None:
+    """Run everything declared here: broker, workers and HTTP door. Ctrl-C drains."""
+    from dataflow.control.assemble import assemble
+    from dataflow.control.host import Host
+    from dataflow.runtime.workshop import Workshop
+
+    _log_to_stderr()
+    assembled = assemble(project, environ=os.environ, on_build=_show_build())
+    for problem in assembled.warnings:
+        warn(str(problem))
+    with ExitStack() as stack:
+        stop = _stop_on_signals()
+        fabric = stack.enter_context(_cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
+        for plan in assembled.plans:
+            _deploy(fabric, plan, alter_topics=alter_topics)
+        running = Host(Workshop(project, assembled.registry, fabric))
+        stack.callback(running.stop)
+        running.run(assembled.plans)
+        reloader = _Reloader(project, fabric, running) if reload else None
+        door = _Door(assembled.project, host, port, project, fabric.bootstrap)
+        _serve(running, door, stop, reloader)
+    console().print("stopped")
+
+
+@click.command()
+@project_option
+@bootstrap_option
+@click.option("--pipeline", "pipelines", multiple=True, help="Work on this one only; may be repeated.")
+def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...]) -> None:
+    """Run the stages of deployed pipelines; several workers share the load, here or on other machines."""
+    from dataflow.control.connect import connect
+    from dataflow.control.host import Host
+    from dataflow.registry import Registry
+    from dataflow.runtime.workshop import Workshop
+
+    _log_to_stderr()
+    stop = _stop_on_signals()
+    fabric = connect(project, bootstrap, os.environ)
+    running = Host(Workshop(project, Registry.default(project), fabric))
+    try:
+        _follow(fabric, running, project, pipelines, stop)
+    finally:
+        running.stop()
+        fabric.close()
+
+
+@click.command()
+@project_option
+@bootstrap_option
+@click.option("--host", default=None, help="Address to listen on. Default: the project's, else 127.0.0.1.")
+@click.option("--port", type=int, default=None, help="Port to listen on; 0 takes a free one.")
+def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -> None:
+    """Serve deployed pipelines over HTTP; the work is done by workers elsewhere."""
+    from dataflow.control.connect import connect
+    from dataflow.control.host import Host
+    from dataflow.registry import Registry
+    from dataflow.runtime.workshop import Workshop
+    from dataflow.spec import load_project
+
+    _log_to_stderr()
+    stop = _stop_on_signals()
+    fabric = connect(project, bootstrap, os.environ)
+    running = Host(Workshop(project, Registry(), fabric), work=False)
+    follower = threading.Thread(target=_follow, args=(fabric, running, None, (), stop), daemon=True)
+    follower.start()
+    try:
+        _await_plans(running, stop)
+        declared = load_project(project, environ=os.environ)
+        _serve(running, _Door(declared, host, port, None, fabric.bootstrap), stop, None)
+    finally:
+        stop.set()
+        follower.join(FOLLOW_INTERVAL_S * 2)
+        running.stop()
+        fabric.close()
+
+
+def _await_plans(running: Host, stop: threading.Event) -> None:
+    while not running.plans and not stop.wait(0.1):
+        pass
+
+
+# ---------------------------------------------------------------- broker and plans
+
+
+@contextmanager
+def _cluster(folder: Path, bootstrap: str, port: int, *, ephemeral: bool) -> Iterator[KafkaFabric]:
+    """The cluster that the settings name, else the project's embedded broker, started here unless it runs already."""
+    from dataflow.broker import Broker, BrokerSettings
+    from dataflow.cli.broker import broker_progress
+    from dataflow.control.connect import BROKER_FOLDER, connect, find_address
+    from dataflow.transport.kafka import KafkaFabric
+
+    if find_address(folder, bootstrap, os.environ) is not None:
+        fabric = connect(folder, bootstrap, os.environ)
+        try:
+            yield fabric
+        finally:
+            fabric.close()
+        return
+    settings = BrokerSettings(data=folder / BROKER_FOLDER, port=port, ephemeral=ephemeral)
+    with broker_progress() as progress:
+        broker = Broker(settings, on_progress=progress)
+        broker.start()
+    try:
+        fabric = KafkaFabric(broker.bootstrap)
+        yield fabric
+        fabric.close()
+    finally:
+        broker.stop()
+
+
+def _deploy(fabric: KafkaFabric, plan: Plan, *, alter_topics: bool) -> None:
+    from dataflow.control.deploy import deploy
+
+    for difference in deploy(fabric, plan, alter_topics=alter_topics):
+        warn(f"{difference} (--alter-topics changes it)")
+
+
+def _follow(
+    fabric: KafkaFabric, running: Host, folder: Path | None, pipelines: tuple[str, ...], stop: threading.Event
+) -> None:
+    """Keep `running` at the plans on the cluster. With a folder, only plans whose code is the one found there."""
+    from dataflow.control.assemble import code_matches
+    from dataflow.control.deploy import read_plans
+
+    refused: dict[str, str] = {}
+    while True:
+        try:
+            plans = [p for n, p in read_plans(fabric).items() if not pipelines or n in pipelines]
+        except TransportError as error:
+            warn(f"reading plans: {error}")
+            if stop.wait(FOLLOW_INTERVAL_S):
+                return
+            continue
+        for plan in list(plans):
+            if folder is not None and not code_matches(folder, plan):
+                plans.remove(plan)
+                if refused.get(plan.pipeline) != plan.version:
+                    refused[plan.pipeline] = plan.version
+                    warn(
+                        f"pipeline '{plan.pipeline}' {plan.version}: the code or a model in '{folder}' is not what was "
+                        "planned; this worker leaves it to others (bring the project's files up to date)"
+                    )
+        for name in running.run(plans):
+            console().print(f"pipeline [bold]{name}[/] {running.plans[name].version}")
+        if running.failed:
+            raise DataflowError("stopped: " + "; ".join(running.failed))
+        if stop.wait(FOLLOW_INTERVAL_S):
+            return
+
+
+def console() -> Console:
+    """Where a running process tells what it does."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def warn(message: str) -> None:
+    """Something a person should look at; on standard error."""
+    click.echo(f"warning: {message}", err=True)
+
+
+def _show_build() -> Callable[[str, str], None]:
+    seen: set[str] = set()
+
+    def show(name: str, line: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            console().print(f"building model [bold]{name}[/] ...")
+        console().print(f"  {line}", style="dim", markup=False, highlight=False)
+
+    return show
+
+
+# ---------------------------------------------------------------- the HTTP door
+
+
+class _Door:
+    """Where to listen; `state` is where `up` writes down what it runs, for `status` and others."""
+
+    def __init__(
+        self, project: Project, host: str | None, port: int | None, state_folder: Path | None, bootstrap: str
+    ) -> None:
+        declared = project.settings.gateway
+        self.host = host or declared.host
+        self.port = declared.port if port is None else port
+        token = os.environ.get("DATAFLOW_TOKEN") or declared.token
+        self.tokens = {token: frozenset({"private"})} if token else {}
+        self._state = state_folder / ".dataflow" / STATE_FILE if state_folder is not None else None
+        self._bootstrap = bootstrap
+
+    def opened(self, port: int) -> None:
+        url = f"http://{self.host}:{port}"
+        console().print(f"broker   {self._bootstrap}\ngateway  {url}")
+        if self._state is not None:
+            self._state.parent.mkdir(parents=True, exist_ok=True)
+            self._state.write_text(
+                json.dumps({"pid": os.getpid(), "gateway": url, "bootstrap": self._bootstrap})
+            )
+
+    def closed(self) -> None:
+        if self._state is not None:
+            self._state.unlink(missing_ok=True)
+
+
+def _serve(running: Host, door: _Door, stop: threading.Event, reloader: _Reloader | None) -> None:
+    from dataflow.gateway.server import new_event_loop, serve
+
+    served = running.gateway(door.tokens, detail=reloader is not None)
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        waiter = loop.run_in_executor(None, lambda: (stop.wait(), loop.call_soon_threadsafe(stopping.set)))
+        async with _reloading(reloader, stopping):
+            await serve(served, door.host, door.port, stopping, lambda port: _announce(door, running, port))
+        stop.set()
+        await waiter
+
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+    finally:
+        door.closed()
+
+
+def _announce(door: _Door, running: Host, port: int) -> None:
+    door.opened(port)
+    for plan in running.plans.values():
+        path = f"/v2/models/{plan.pipeline}/infer" if plan.answer else "no answer: produce to its inputs"
+        console().print(f"pipeline [bold]{plan.pipeline}[/] {plan.version}  {path}", highlight=False)
+    console().print("Ctrl-C drains and stops")
+
+
+@asynccontextmanager
+async def _reloading(reloader: _Reloader | None, stopping: asyncio.Event) -> AsyncIterator[None]:
+    if reloader is None:
+        yield
+        return
+    task = asyncio.create_task(reloader.watch(stopping))
+    yield
+    stopping.set()
+    await task
+
+
+class _Reloader:
+    """Takes changes of the project's files over; a version with errors is shown and the last good one kept."""
+
+    def __init__(self, folder: Path, fabric: KafkaFabric, running: Host) -> None:
+        self._folder = folder
+        self._fabric = fabric
+        self._running = running
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        from watchfiles import awatch
+
+        async for changes in awatch(self._folder, watch_filter=_is_source, stop_event=stopping, step=100):
+            if changes:
+                await asyncio.to_thread(self._reload)
+
+    def _reload(self) -> None:
+        from dataflow.control.assemble import assemble
+
+        try:
+            assembled = assemble(self._folder, environ=os.environ, on_build=_show_build())
+            for plan in assembled.plans:
+                _deploy(self._fabric, plan, alter_topics=False)
+        except DataflowError as error:
+            warn(f"kept the last good version: {error}")
+            return
+        self._running.shop.registry = assembled.registry
+        for name in self._running.run(assembled.plans):
+            console().print(f"reloaded [bold]{name}[/] {self._running.plans[name].version}", highlight=False)
+
+
+def _is_source(_change: object, path: str) -> bool:
+    """Files a plan depends on; what is hidden or made by us is none of them."""
+    parts = Path(path).parts
+    hidden = any(p.startswith(".") or p in {"__pycache__", "dist", "build"} for p in parts)
+    return not hidden and Path(path).suffix in {".py", ".yaml", ".yml", ".onnx", ".csv"}
+
+
+# ---------------------------------------------------------------- status
+
+
+@click.command()
+@project_option
+@click.option(
+    "--url", default=None, help="The gateway to ask. Default: that of this project's `dataflow up`."
+)
+@click.option("--live", is_flag=True, help="Keep it current until Ctrl-C.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+def status(project: Path, url: str | None, live: bool, form: str) -> None:
+    """Show the running graph: rates, lag and latency of every stage, node and edge."""
+    from dataflow.cli.status_table import render, watch_until_interrupted
+
+    address = url or _running_gateway(project)
+    if form == "json":
+        click.echo(json.dumps(_fetch_graph(address), indent=2))
+    elif live:
+        watch_until_interrupted(lambda: _fetch_graph(address))
+    else:
+        console().print(render(_fetch_graph(address)))
+
+
+def _running_gateway(folder: Path) -> str:
+    path = folder / ".dataflow" / STATE_FILE
+    try:
+        return str(json.loads(path.read_text())["gateway"])
+    except (OSError, ValueError, KeyError):
+        raise DataflowError(
+            f"nothing runs in '{folder}'", hint="start `dataflow up`, or name a gateway with --url"
+        ) from None
+
+
+def _fetch_graph(url: str) -> dict[str, Any]:
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(f"{url}/graph")  # noqa: S310  (the user's own address)
+    token = os.environ.get("DATAFLOW_TOKEN")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            document: dict[str, Any] = json.load(answer)
+            return document
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise DataflowError(f"asking {url}/graph: {error}", hint="is `dataflow up` running?") from error
+
+
+# ---------------------------------------------------------------- process
+
+
+def _stop_on_signals() -> threading.Event:
+    """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _log_to_stderr() -> None:
+    """Warnings and errors as lines; with DATAFLOW_LOG=json as JSON objects. Silent in normal work."""
+    from dataflow.observe.logs import configure
+
+    configure(os.environ.get("DATAFLOW_LOG", "text"))
+
+
+serve_commands: Final[list[click.Command]] = [up, worker, gateway, status]
