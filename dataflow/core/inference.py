@@ -151,7 +151,9 @@ def run_sample(folder: Path, ref: str, batch: Batch, arguments: Mapping[str, Any
     try:
         instance = target(**given) if isinstance(target, type) else None
         _finish(loop, getattr(instance, "open", _nothing)())
-        call = partial(target, **given) if instance is None else getattr(instance, "process", instance)
+        call: Callable[..., Any] = partial(target, **given)
+        if instance is not None:
+            call = getattr(instance, "process", instance)
 
         def bound(*values: Any, **context: Any) -> Any:
             return _finish(loop, call(*values, **context))

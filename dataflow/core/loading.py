@@ -92,7 +92,7 @@ def find_callable(folder: Path, ref: str) -> tuple[Path, str, str]:
     return file, module, name
 
 
-def load_callable(folder: Path, ref: str) -> Callable[..., Any] | type[Any]:
+def load_callable(folder: Path, ref: str) -> Callable[..., Any]:
     """Import the module of `ref` and return the function or class. Fresh when a .py file of the folder has changed.
 
     Raises ContractError for what does not exist and NodeError, with the cause chained, when importing fails.

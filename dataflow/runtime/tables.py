@@ -58,6 +58,7 @@ class BroadcastTable:
                 hint="make a smaller table (fewer fields, fewer rows, or compact the topic)",
             )
         self.size_bytes = size
+        self._rows.pop(key, None)  # rows are in order of their last change: an index made later needs it
         self._rows[key] = values
         for index in self._indices.values():
             if before is not None:
