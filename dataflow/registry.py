@@ -187,16 +187,18 @@ def _package_at(folder: Path) -> ModuleType:
         return sys.modules[name]
     importlib.invalidate_caches()
     start = folder / "__init__.py"
-    spec = importlib.util.spec_from_file_location(
-        name, start if start.is_file() else None, submodule_search_locations=[str(folder)]
-    )
-    if spec is None:
+    spec = importlib.util.spec_from_file_location(name, start, submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None or not start.is_file():
         package = ModuleType(name)
         package.__path__ = [str(folder)]
         sys.modules[name] = package
         return package
     package = importlib.util.module_from_spec(spec)
     sys.modules[name] = package
-    if spec.loader is not None and start.is_file():
+    try:
         spec.loader.exec_module(package)
+    except Exception as error:
+        failure = _import_failure(name, error)
+        del sys.modules[name]
+        raise SpecError(failure) from error
     return package

@@ -150,7 +150,7 @@ def _partition_faults(resolved: Resolved, node: ResolvedNode) -> Iterator[Fault]
         return
     fed = [resolved.edges[edge] for edges in node.inputs.values() for edge in edges]
     if len({edge.partitions for edge in fed}) > 1:
-        counts = ", ".join(f"'{edge.name}' has {edge.partitions}" for edge in fed)
+        counts = " and ".join(f"'{edge.name}' has {edge.partitions} partitions" for edge in fed)
         message = f"'{node.kind.name}' joins partition by partition, but {counts}"
         yield Fault(("nodes", node.name, "from"), message, "give their topics equal partitions")
 
@@ -160,8 +160,11 @@ def _test_faults(resolved: Resolved) -> Iterator[Fault]:
         path: YamlPath = ("tests", number)
         for name, records in test.given.items():
             here = (*path, "given", name)
-            if name not in resolved.spec.inputs:
-                yield Fault(here, f"unknown input '{name}'", nearest(name, resolved.spec.inputs), at_key=True)
+            if name in resolved.tables:
+                yield from _record_faults(here, name, resolved.tables[name].schema, records)
+            elif name not in resolved.spec.inputs:
+                valid = [*resolved.spec.inputs, *resolved.tables]
+                yield Fault(here, f"unknown input '{name}'", nearest(name, valid), at_key=True)
             elif name in resolved.edges:
                 yield from _record_faults(here, name, resolved.edges[name].schema, records)
         for edge, records in test.expect.items():

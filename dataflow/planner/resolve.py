@@ -299,8 +299,9 @@ class _Resolving:
         return first if good else None
 
     def _topic(self, name: str) -> Schema:
-        if name in self._tables:
-            return self._tables[name].schema
+        """The contract of a topic or a table file; a topic that is only written to needs no key."""
+        if name in self._project.topics:
+            return self._project.topics[name].spec.schema()
         return resolve_table(name, self._project, self._declared.folder).schema
 
     # ---- problems

@@ -17,7 +17,6 @@ from pydantic import (
     Field,
     StrictBool,
     WithJsonSchema,
-    model_validator,
 )
 
 from dataflow.core.errors import SpecError
@@ -204,27 +203,15 @@ class PipelineSpec(Document):
                 yield Fault(path, f"backoff: longer than backoff_max, which is {longest}")
 
 
-class SecretFile(Strict):
-    """A value kept in a file, e.g. a mounted secret; read when it is used, never shown."""
-
-    file: str
-
-
 class KafkaSpec(Strict):
-    """The cluster to use. Beside `bootstrap`, any librdkafka setting by its own name."""
+    """The cluster to use. Beside `bootstrap`, any librdkafka setting by its own name.
+
+    A value may be ``{file: PATH}``, e.g. of a mounted secret: the file is read when the setting is used.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     bootstrap: str = ""
-
-    @model_validator(mode="after")
-    def _settings(self) -> KafkaSpec:
-        for name, value in (self.model_extra or {}).items():
-            if isinstance(value, dict):
-                SecretFile.model_validate(value)
-            elif not isinstance(value, str | int | float | bool):
-                raise wrong(f"kafka: '{name}' is no text, number or {{file: PATH}}")
-        return self
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         return [("bootstrap", self.bootstrap)]  # the others may be secrets
@@ -237,16 +224,19 @@ class KafkaSpec(Strict):
         return found
 
 
+def _is_secret_file(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"file"} and isinstance(value["file"], str)
+
+
 def _setting(name: str, value: object, folder: Path) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, dict):
         return str(value)
-    secret = SecretFile.model_validate(value)
     try:
-        return (folder / secret.file).read_text(encoding="utf-8").strip()
+        return Path(folder, value["file"]).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise SpecError(f"kafka: {name}: cannot read '{secret.file}': {error.strerror}") from error
+        raise SpecError(f"kafka: {name}: cannot read '{value['file']}': {error.strerror}") from error
 
 
 class GatewaySpec(Strict):
@@ -265,6 +255,11 @@ class ProjectSpec(Document):
     doc: str = ""
     kafka: KafkaSpec = KafkaSpec()
     gateway: GatewaySpec = GatewaySpec()
+
+    def faults(self) -> Iterator[Fault]:
+        for name, value in (self.kafka.model_extra or {}).items():
+            if not isinstance(value, str | int | float) and not _is_secret_file(value):
+                yield Fault(("kafka", name), f"{name}: text, a number or {{file: PATH}} is needed")
 
 
 KINDS: Final[Mapping[str, type[Document]]] = {

@@ -78,13 +78,12 @@ def _yaml_path(location: tuple[int | str, ...], value: Any) -> YamlPath:
 def _words(detail: ErrorDetails, model: type[BaseModel], path: YamlPath) -> tuple[str, str]:
     """Message and hint."""
     kind, context = detail["type"], detail.get("ctx", {})
-    field = ".".join(str(step) for step in path[-1:] if isinstance(step, str))
+    field = next((step for step in reversed(path) if isinstance(step, str)), "")
     given = "" if is_secret(path) else f", not {shown(detail['input'])}"
     if kind == "dataflow":
         message = str(context["message"])
-        return (f"{field}: {message}" if field and not message.startswith(field) else message), str(
-            context["hint"]
-        )
+        is_named = not field or message.startswith(field) or f"'{field}'" in message
+        return message if is_named else f"{field}: {message}", str(context["hint"])
     if kind == "extra_forbidden":
         return f"unknown name '{path[-1]}'", nearest(str(path[-1]), _names_at(model, path[:-1]))
     if kind == "missing":

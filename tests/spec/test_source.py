@@ -94,9 +94,11 @@ def test_what_is_before_a_syntax_error_is_given() -> None:
     sources, problems = read_yaml("a: 1\n---\nb: [1\nc: 2\n", "f.yaml", {})
     assert [source.value for source in sources] == [{"a": 1}]
     assert [str(problem) for problem in problems] == [
-        "f.yaml:4:1: this is no YAML: did not find expected ',' or ']' (while parsing a flow sequence that begins in line 3)"
-    ] or problems[0].line in {3, 4}
-    assert problems[0].message.startswith("this is no YAML: ")
+        (
+            "f.yaml:4:2: this is no YAML: expected ',' or ']', but got ':' "
+            "(while parsing a flow sequence that begins in line 3)"
+        )
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,14 @@ def test_bombs() -> None:
 
 
 plain: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("aé \"'\\:#${}", max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("aé \"'\\:#${}", max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 

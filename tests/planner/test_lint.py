@@ -1,0 +1,325 @@
+"""The messages are the product: each bad input's whole line is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataflow.core.schema import Schema
+from dataflow.planner.lint import check, lint
+from dataflow.planner.resolve import resolve
+from dataflow.registry import Registry
+from dataflow.sdk import ModelInfo
+from tests.planner.kinds import REGISTRY
+from tests.spec.projects import project_of
+
+TOPICS = """
+kind: Topic
+name: t
+key: id
+partitions: 4
+fields: {id: string, x: float32, y: float64}
+---
+kind: Topic
+name: u
+key: id
+partitions: 2
+fields: {id: string, z: int32}
+---
+kind: Topic
+name: target
+fields: {id: string, x: float64, z: int32}
+"""
+
+
+def lines(folder: Path, pipeline: str, *, registry: Registry = REGISTRY, more: str = "") -> list[str]:
+    head = "kind: Pipeline\nname: p\n"
+    files = {"topics/t.yaml": TOPICS, "pipelines/p.yaml": head + pipeline}
+    if more:
+        files["pipelines/more.yaml"] = more
+    project = project_of(folder, files)
+    return [str(problem).removeprefix("pipelines/p.yaml:") for problem in lint(project, registry)]
+
+
+def test_a_good_project_has_no_problems(tmp_path: Path) -> None:
+    assert (
+        lines(
+            tmp_path,
+            """
+inputs: {t: t, u: u}
+outputs: {target: wide}
+answer: {from: [wide, split.a], when: committed, input: t}
+nodes:
+  split: {use: test.split, from: t, with: {by: {a: x, b: y}}}
+  wide: {use: test.pass, from: split.b, out: {id: string, x: float32, z: int16, more: string}}
+  unused: {use: test.pass, from: u}
+tests:
+  - {name: one, given: {t: [{id: a}]}, expect: {wide: [{z: 1}], split.a: [], t: [{id: a}]}}
+""",
+        )
+        == []
+    )
+
+
+def test_what_this_version_cannot_do(tmp_path: Path) -> None:
+    assert lines(tmp_path, "delivery: exactly_once\ninputs: {t: t}\nnodes: {}\n") == [
+        "3:11: delivery: exactly_once is not supported in this version (valid: at_least_once)",
+        "5:8: a pipeline needs a node (nodes: {name: {use: KIND, from: INPUT}})",
+    ]
+
+
+def test_outputs(tmp_path: Path) -> None:
+    assert lines(
+        tmp_path,
+        """
+inputs: {t: t}
+outputs:
+  target: a
+  targt: a
+  u: [b]
+  t: aa
+nodes:
+  a: {use: test.pass, from: t}
+""",
+    ) == [
+        "6:11: topic 'target' needs the field 'z', which 'a' does not have (valid: id, x, y)",
+        "7:3: unknown topic 'targt' (did you mean 'target'?)",
+        "8:6: u: text is needed, not ['b']",
+        "9:3: warning: topic 't' is also the input 't': its records come round again",
+        "9:6: unknown edge 'aa' (did you mean 'a'?)",
+    ]
+
+
+def test_an_output_of_another_type(tmp_path: Path) -> None:
+    assert lines(
+        tmp_path,
+        """
+inputs: {t: t}
+outputs: {target: a}
+nodes: {a: {use: test.pass, from: t, out: {id: string?, x: float32, z: int64}}}
+""",
+    ) == [
+        "5:19: topic 'target' needs 'id' as string, 'a' has string? (cast it by transform.select)",
+        "5:19: topic 'target' needs 'z' as int32, 'a' has int64 (cast it by transform.select)",
+    ]
+
+
+def test_answers(tmp_path: Path) -> None:
+    assert lines(
+        tmp_path,
+        """
+inputs: {t: t, u: u}
+answer: {from: [a, b, split, t, bb], when: eager, input: t}
+nodes:
+  a: {use: test.pass, from: t}
+  b: {use: test.pass, from: u}
+  split: {use: test.split, from: t, with: {by: {x: x, y: y}}}
+""",
+    ) == [
+        "5:20: no path leads from the input 't' to 'b' (it is fed by 'u')",
+        "5:23: unknown edge 'split' (its ports: split.x, split.y)",
+        "5:30: 't' is the input itself: an answer comes from a node",
+        "5:33: unknown edge 'bb' (did you mean 'b'?)",
+        (
+            "5:44: warning: when: an eager answer may be lost in a crash: the caller has it, the topics do not "
+            "(durable waits for Kafka)"
+        ),
+    ]
+
+
+def test_the_input_of_an_answer(tmp_path: Path) -> None:
+    nodes = "nodes: {a: {use: test.pass, from: t}}\n"
+    assert lines(tmp_path / "a", f"inputs: {{t: t, u: u}}\nanswer: a\n{nodes}") == [
+        "4:9: there are several inputs: say which one requests go to (input: t or u)"
+    ]
+    assert lines(tmp_path / "b", f"inputs: {{t: t}}\nanswer: {{from: a, input: tt}}\n{nodes}") == [
+        "4:26: unknown input 'tt' (did you mean 't'?)"
+    ]
+    assert lines(tmp_path / "c", "answer: a\nnodes: {a: {use: test.source}}\n") == [
+        "3:9: an answer needs an input that requests go to (inputs: {name: TOPIC})"
+    ]
+
+
+def test_an_answer_behind_a_fault_is_not_reported(tmp_path: Path) -> None:
+    assert lines(tmp_path, "inputs: {t: t}\nanswer: a\nnodes: {a: {use: test.nope, from: t}}\n") == [
+        "5:18: unknown node kind 'test.nope' (did you mean 'test.need'?)"
+    ]
+
+
+def test_a_join_of_differently_partitioned_topics(tmp_path: Path) -> None:
+    text = """
+inputs: {t: t, u: u}
+nodes:
+  a: {use: test.pass, from: t}
+  b: {use: test.join, from: {left: a, right: u}}
+  c: {use: test.join, from: {left: a, right: t}}
+"""
+    assert lines(tmp_path, text) == [
+        (
+            "7:29: 'test.join' joins partition by partition, but 'a' has 4 partitions and 'u' has 2 partitions "
+            "(give their topics equal partitions)"
+        )
+    ]
+
+
+def test_a_codec_that_cannot_carry_the_edges(tmp_path: Path) -> None:
+    text = "inputs: {t: t}\nedges: {codec: raw}\nnodes: {a: {use: test.pass, from: t}, b: {use: test.pass, from: a, out: {x: bytes}}}\n"
+    assert lines(tmp_path, text) == [
+        (
+            "4:16: codec: 'raw' carries one field of type bytes, 'a' has id: string, x: float32, y: float64 "
+            "(valid: avro, arrow, json)"
+        )
+    ]
+
+
+def test_inline_tests(tmp_path: Path) -> None:
+    assert lines(
+        tmp_path,
+        """
+inputs: {t: t}
+nodes: {ab: {use: test.pass, from: t}, c: {use: test.nope, from: t}}
+tests:
+  - name: one
+    given: {tt: [{id: a}], t: [{idd: a, x: 1}]}
+    expect: {abc: [], ab: [{x: 1}, {xx: 1}], c.port: [{whatever: 1}]}
+""",
+    ) == [
+        "5:49: unknown node kind 'test.nope' (did you mean 'test.need'?)",
+        "8:13: unknown input 'tt' (did you mean 't'?)",
+        "8:33: 't' has no field 'idd' (did you mean 'id'?)",
+        "9:14: unknown edge 'abc' (did you mean 'ab'?)",
+        "9:37: 'ab' has no field 'xx' (did you mean 'x'?)",
+    ]
+
+
+def test_durations(tmp_path: Path) -> None:
+    assert lines(
+        tmp_path,
+        """
+inputs: {t: t}
+deadline: 0ms
+edges: {retention: 0d}
+nodes: {a: {use: test.pass, from: t, retry: {backoff: 1m, backoff_max: 1s}}}
+""",
+    ) == [
+        "5:11: deadline: a duration of zero is not possible here, not '0ms' (e.g. 500ms, 2s, 1h30m, 7d)",
+        "6:20: retention: a duration of zero is not possible here, not '0d' (e.g. 500ms, 2s, 1h30m, 7d)",
+        "7:55: backoff: longer than backoff_max, which is 1s",
+    ]
+    assert lines(tmp_path, "deadline: 11m\ninputs: {t: t}\nnodes: {a: {use: test.pass, from: t}}\n") == [
+        "3:11: deadline: a deadline of 11m is too long (at most 10m)"
+    ]
+
+
+def test_one_name_for_two_pipelines_and_a_model_without_a_file(tmp_path: Path) -> None:
+    more = """
+kind: Pipeline
+name: p
+nodes: {a: {use: test.source}}
+---
+kind: Model
+name: m
+file: none.onnx
+"""
+    assert lines(tmp_path, "inputs: {t: t}\nnodes: {a: {use: test.pass, from: t}}\n", more=more) == [
+        "pipelines/more.yaml:7:7: no file 'none.onnx' (or say how to make it, e.g. build: python train.py)",
+        "2:7: pipeline 'p' is declared twice (first at pipelines/more.yaml:2)",
+    ]
+
+
+def test_problems_of_several_documents_at_once_in_their_order(tmp_path: Path) -> None:
+    project = project_of(
+        tmp_path,
+        {
+            "topics/t.yaml": "kind: Topic\nname: t\nfields: {x: floaty}\n",
+            "pipelines/b.yaml": "kind: Pipeline\nname: b\ninputs: {t: t}\nnodes: {a: {use: test.nope, from: t}}\n",
+            "pipelines/a.yaml": "kind: Pipeline\nname: a\ninputs: {t: tt}\nnodes: {a: {use: test.pass, from: tt}}\n",
+        },
+    )
+    assert [str(problem) for problem in lint(project, REGISTRY)] == [
+        "pipelines/a.yaml:3:13: unknown topic 'tt' (none is declared)",
+        "pipelines/a.yaml:4:35: unknown edge 'tt' (did you mean 't'?)",
+        "pipelines/b.yaml:4:18: unknown node kind 'test.nope' (did you mean 'test.need'?)",
+        "topics/t.yaml:3:13: x: unknown type 'floaty' (did you mean 'float64'?)",
+    ]
+
+
+# ---- with the real kinds
+
+
+REAL = """
+kind: Topic
+name: flights
+key: tailnum
+fields: {tailnum: string, delay: "float32?", image: "float32[2]"}
+---
+kind: Model
+name: late
+file: late.onnx
+build: "true"
+"""
+
+
+def real(folder: Path, nodes: str) -> list[str]:
+    files = {
+        "topics/t.yaml": REAL,
+        "pipelines/p.yaml": f"kind: Pipeline\nname: p\ninputs: {{t: flights}}\n{nodes}",
+    }
+    files["pipelines/f.py"] = (
+        "from typing import TypedDict\n\nclass Out(TypedDict):\n    a: int\n\n"
+        "def call(row: dict) -> Out:\n    raise SystemExit('lint must not run this')\n\nraise SystemExit('nor this')\n"
+    )
+    project = project_of(folder, files)
+
+    def models(name: str) -> ModelInfo:
+        return ModelInfo(
+            name, folder / "late.onnx", Schema.of(image="float32", delay="float32"), Schema.of(p="float32")
+        )
+
+    return [str(p).removeprefix("pipelines/p.yaml:") for p in lint(project, Registry.default(), models)]
+
+
+def test_real_kinds_a_bad_expression(tmp_path: Path) -> None:
+    assert real(
+        tmp_path,
+        """
+nodes:
+  a: {use: filter.when, from: t, with: {when: delay > tailnum}}
+  b: {use: route.when, from: t, with: {late: "dely > 30", on_time: otherwise}}
+""",
+    ) == [
+        (
+            "6:47: when: column 1, at 'delay > tailnum': float32? and string do not compare "
+            "(float(s) reads a number, string(x) writes one)"
+        ),
+        "7:47: late: column 1, at 'dely': no field 'dely' (did you mean 'delay'?)",
+    ]
+
+
+def test_real_kinds_user_code_is_never_run(tmp_path: Path) -> None:
+    assert (
+        real(
+            tmp_path,
+            "nodes:\n  a: {use: transform.python, from: t, with: {call: f.call}}\n"
+            "  b: {use: filter.when, from: a, with: {when: a > 1}}\n",
+        )
+        == []
+    )
+
+
+def test_real_kinds_a_model_that_does_not_fit(tmp_path: Path) -> None:
+    found = real(tmp_path, "nodes:\n  a: {use: model.onnx, from: t, with: {model: late}}\n")
+    assert len(found) == 1
+    assert found[0].startswith("5:")
+    assert "image" in found[0] or "delay" in found[0]
+
+
+def test_check_holds_what_resolve_found(tmp_path: Path) -> None:
+    project = project_of(
+        tmp_path,
+        {
+            "topics/t.yaml": TOPICS,
+            "pipelines/p.yaml": "kind: Pipeline\nname: p\ninputs: {t: tt}\nanswer: b\nnodes: {a: {use: test.pass, from: t}}\n",
+        },
+    )
+    found = check(project, resolve(project, "p", REGISTRY))
+    assert [problem.message for problem in found] == ["unknown topic 'tt'", "unknown edge 'b'"]
