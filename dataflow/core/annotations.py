@@ -87,8 +87,8 @@ class Returns:
 
 
 def find_module(roots: Sequence[Path], module: str) -> Path | None:
-    """The file of a dotted module name below one of `roots`, first match."""
-    for root in roots:
+    """The file of a dotted module name below one of `roots`, first match; none for the SDK, wherever its code lies."""
+    for root in roots if module != "dataflow.sdk" else ():
         stem = root.joinpath(*module.split("."))
         for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py"):
             if file.is_file():
@@ -246,7 +246,9 @@ def field_type(node: ast.expr, source: Source, above: tuple[str, ...] = ()) -> F
     owner, definition = found
     if isinstance(definition, ast.Assign):
         return field_type(_alias(definition.value, owner), owner, above)
-    if isinstance(definition, ast.ClassDef) and _bases(definition, owner) & {"StrEnum"}:
+    if isinstance(definition, ast.ClassDef) and any(
+        is_named(base, owner, "StrEnum") for base in definition.bases
+    ):
         return _enum(definition, owner)
     schema = _row_schema(found, above)
     return FieldType("record", fields=schema.fields)
@@ -362,10 +364,6 @@ def _member(field: ast.AnnAssign, source: Source, above: tuple[str, ...], option
             f"{error.message} (field '{ast.unparse(field.target)}' of {above[-1]})", hint=error.hint
         ) from None
     return replace(found, nullable=True) if optional else found
-
-
-def _bases(definition: ast.ClassDef, source: Source) -> set[str]:
-    return {name for name in (resolve(base, source) for base in definition.bases) if isinstance(name, str)}
 
 
 def _members(node: ast.expr, source: Source) -> list[ast.expr]:

@@ -159,6 +159,17 @@ class TestSignature:
         assert found.takes_out
         assert found.parameters == ("low",)
 
+    def test_the_engines_names_in_a_project_that_holds_the_engine(self, tmp_path: Path) -> None:
+        (tmp_path / "pyproject.toml").touch()
+        write(tmp_path, dataflow___sdk="class Batch: ...\nclass Tensor: ...\n")
+        text = (
+            "if TYPE_CHECKING:\n    from dataflow.sdk import Batch, Tensor\n"
+            "class Row(TypedDict):\n    x: Tensor['int8', 2]\ndef f(batch: Batch) -> Row: ..."
+        )
+        found = describe(tmp_path, text)
+        assert found.array_wise
+        assert found.returns.schema is not None, found.returns.why
+
     @pytest.mark.parametrize(
         "many", ["list[Row]", "Iterator[Row]", "Generator[Row, None, None]", "list[Row] | None"]
     )
