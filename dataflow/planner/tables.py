@@ -22,6 +22,9 @@ _SCALARS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
+_TABLE_HINT: Final = "a topic with a key, or a .parquet or .csv file beside the pipeline"
+
+
 @dataclass(frozen=True)
 class ResolvedTable:
     """A broadcast table: exactly one of `topic` and `file` (relative to the pipeline's folder) is set.
@@ -48,7 +51,8 @@ def resolve_table(name: str, project: Project, folder: Path) -> ResolvedTable:
     topic = project.topics.get(name)
     if topic is None:
         near = nearest(name, project.topics)
-        raise ContractError(f"unknown topic '{name}'", hint=f"{near}, or a file ending in .parquet or .csv")
+        hint = near.replace("mean '", "mean the topic '") if near.startswith("did") else _TABLE_HINT
+        raise ContractError(f"unknown table '{name}'", hint=hint)
     if not topic.spec.key:
         raise ContractError(
             f"topic '{name}' has no key, so it cannot be a table", hint="declare key: in the topic"
@@ -72,7 +76,9 @@ def table_schema_of(file: Path) -> Schema:
     fields: list[Field] = []
     for column in schema:
         nullable = bool(column.nullable) and column.name not in filled
-        fields.append(Field(column.name, _declared(column) or _type(column.type, column.name, nullable=nullable)))
+        fields.append(
+            Field(column.name, _declared(column) or _type(column.type, column.name, nullable=nullable))
+        )
     return Schema(tuple(fields))
 
 

@@ -127,11 +127,11 @@ nodes:
         "8:29: nothing feeds the input port 'right' (from: {right: ...})",
         "8:39: unknown input port 'rihgt' (did you mean 'right'?)",
         "9:33: unknown edge 'w' (valid: a, b, c, d, e.a, e.b, f, g, h, i, t, v)",
-        "9:50: unknown model 'n' (valid: m)",
-        "11:28: unknown edge 'e' (its ports: e.a, e.b)",
-        "12:45: unknown topic 'tu' (did you mean 'u'?, or a file ending in .parquet or .csv)",
-        "13:45: topic 'keyless' has no key, so it cannot be a table (declare key: in the topic)",
-        f"14:45: no file 'none.csv' in {tmp_path}/pipelines",
+        "9:51: unknown model 'n' (valid: m)",
+        "11:29: unknown edge 'e' (its ports: e.a, e.b)",
+        "12:46: unknown table 'tu' (did you mean the topic 'u'?)",
+        "13:46: topic 'keyless' has no key, so it cannot be a table (declare key: in the topic)",
+        f"14:46: no file 'none.csv' in {tmp_path}/pipelines",
     ]
 
 
