@@ -1,4 +1,4 @@
-"""Commands that keep running: `up`, `worker`, `gateway`; and `status`, which looks at them."""
+"""Commands that keep running: `up`, `worker` and `gateway`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from dataflow.cli.context import bootstrap_option, project_option
+from dataflow.cli.status import STATE_FILE
 from dataflow.core.errors import DataflowError, TransportError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from dataflow.spec import Project
     from dataflow.transport.kafka import KafkaFabric
 
-STATE_FILE: Final = "up.json"
 # How often workers and gateways look for newer plans on the cluster.
 FOLLOW_INTERVAL_S: Final = 2.0
 
@@ -335,55 +335,6 @@ def _is_source(_change: object, path: str) -> bool:
     return not hidden and Path(path).suffix in {".py", ".yaml", ".yml", ".onnx", ".csv"}
 
 
-# ---------------------------------------------------------------- status
-
-
-@click.command()
-@project_option
-@click.option(
-    "--url", default=None, help="The gateway to ask. Default: that of this project's `dataflow up`."
-)
-@click.option("--live", is_flag=True, help="Keep it current until Ctrl-C.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
-def status(project: Path, url: str | None, live: bool, form: str) -> None:
-    """Show the running graph: rates, lag and latency of every stage, node and edge."""
-    from dataflow.cli.status_table import render, watch_until_interrupted
-
-    address = url or _running_gateway(project)
-    if form == "json":
-        click.echo(json.dumps(_fetch_graph(address), indent=2))
-    elif live:
-        watch_until_interrupted(lambda: _fetch_graph(address))
-    else:
-        console().print(render(_fetch_graph(address)))
-
-
-def _running_gateway(folder: Path) -> str:
-    path = folder / ".dataflow" / STATE_FILE
-    try:
-        return str(json.loads(path.read_text())["gateway"])
-    except (OSError, ValueError, KeyError):
-        raise DataflowError(
-            f"nothing runs in '{folder}'", hint="start `dataflow up`, or name a gateway with --url"
-        ) from None
-
-
-def _fetch_graph(url: str) -> dict[str, Any]:
-    import urllib.error
-    import urllib.request
-
-    request = urllib.request.Request(f"{url}/graph")  # noqa: S310  (the user's own address)
-    token = os.environ.get("DATAFLOW_TOKEN")
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            document: dict[str, Any] = json.load(answer)
-            return document
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise DataflowError(f"asking {url}/graph: {error}", hint="is `dataflow up` running?") from error
-
-
 # ---------------------------------------------------------------- process
 
 
@@ -408,4 +359,4 @@ def _log_to_stderr() -> None:
     configure(os.environ.get("DATAFLOW_LOG", "text"))
 
 
-serve_commands: Final[list[click.Command]] = [up, worker, gateway, status]
+serve_commands: Final[list[click.Command]] = [up, worker, gateway]

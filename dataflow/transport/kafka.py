@@ -8,36 +8,23 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, OffsetSpec
 
 from dataflow.core import limits
 from dataflow.core.errors import (
-    DataflowError,
     OffsetOutOfRangeError,
     RecordTooLargeError,
     TopicGoneError,
-    TransportError,
 )
-from dataflow.transport.api import (
-    EARLIEST,
-    LATEST,
-    Delivered,
-    Header,
-    Message,
-    Position,
-    Rebalance,
-    TopicInfo,
-)
+from dataflow.transport.api import EARLIEST, LATEST, Delivered, Header, Message, Position, Rebalance
+from dataflow.transport.kafka_admin import ADMIN_TIMEOUT_S, KafkaAdmin
+from dataflow.transport.kafka_errors import GONE_ERRORS, OFFSET_ERRORS, PASSING_ERRORS, TOO_LARGE, translated
 
 log = logging.getLogger("dataflow.kafka")
 
-ADMIN_TIMEOUT_S: Final = 15.0
 # A member whose group session is longer than this leaves partitions orphaned for as long after a kill -9.
 MAX_SESSION_MS: Final = 10_000
 
@@ -67,13 +54,6 @@ _CONSUMER: Final[dict[str, Any]] = {
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "queued.max.messages.kbytes": limits.CONSUMER_QUEUE_KBYTES,
 }
-_OFFSET_ERRORS: Final = (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE)
-_GONE_ERRORS: Final = (
-    ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
-    ck.KafkaError._UNKNOWN_TOPIC,
-    ck.KafkaError._UNKNOWN_PARTITION,
-)
-_TOO_LARGE: Final = (ck.KafkaError.MSG_SIZE_TOO_LARGE, ck.KafkaError.INVALID_MSG_SIZE)
 
 
 class KafkaFabric:
@@ -178,11 +158,11 @@ class KafkaProducer:
                 self._producer.poll(0.05)
             except ck.KafkaException as error:
                 kafka_error = error.args[0]
-                if kafka_error.code() in _TOO_LARGE:
+                if kafka_error.code() in TOO_LARGE:
                     raise RecordTooLargeError(
                         f"a record of {len(value or b'')} bytes for topic '{topic}'"
                     ) from error
-                raise _translated(kafka_error, f"writing to topic '{topic}'") from error
+                raise translated(kafka_error, f"writing to topic '{topic}'") from error
 
     def poll(self, timeout_s: float) -> int:
         return int(self._producer.poll(timeout_s))
@@ -244,15 +224,15 @@ class KafkaConsumer:
         if error is None:
             return True
         place = f"{message.topic()}[{message.partition()}]"
-        if error.code() in _OFFSET_ERRORS:
+        if error.code() in OFFSET_ERRORS:
             raise OffsetOutOfRangeError(
                 f"{place}: the committed offset is no longer in the log: {error.str()}",
                 hint="records were deleted before they were processed; move the group's offset to go on",
             )
-        if error.code() in _GONE_ERRORS:
+        if error.code() in GONE_ERRORS:
             raise TopicGoneError(f"{place}: {error.str()}", hint="was the topic deleted or created anew?")
-        if error.fatal() or (not error.retriable() and error.code() not in _PASSING_ERRORS):
-            raise _translated(error, f"reading {place}")
+        if error.fatal() or (not error.retriable() and error.code() not in PASSING_ERRORS):
+            raise translated(error, f"reading {place}")
         return False
 
     def pause(self, positions: Iterable[Position]) -> None:
@@ -269,7 +249,7 @@ class KafkaConsumer:
         try:
             self._consumer.commit(offsets=partitions, asynchronous=not wait)
         except ck.KafkaException as error:
-            raise _translated(error.args[0], "committing offsets") from error
+            raise translated(error.args[0], "committing offsets") from error
 
     def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self._consumer.committed([ck.TopicPartition(*p) for p in positions], timeout=ADMIN_TIMEOUT_S)
@@ -283,168 +263,5 @@ class KafkaConsumer:
         self._consumer.close()
 
 
-_PASSING_ERRORS: Final = (
-    ck.KafkaError._ALL_BROKERS_DOWN,
-    ck.KafkaError._TRANSPORT,
-    ck.KafkaError._TIMED_OUT,
-    ck.KafkaError._PARTITION_EOF,
-    ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
-    ck.KafkaError.NOT_COORDINATOR,
-    ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    ck.KafkaError._MAX_POLL_EXCEEDED,
-)
-
-
-class KafkaAdmin:
-    """Thread-safe: librdkafka's admin client is, and every call waits for its own futures."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._client = AdminClient(dict(settings), logger=log)
-
-    def cluster_id(self) -> str:
-        found = self._wait(
-            lambda: self._client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S), "asking the cluster's id"
-        )
-        return str(found.cluster_id)
-
-    def topics(self) -> dict[str, TopicInfo]:
-        try:
-            metadata = self._client.list_topics(timeout=ADMIN_TIMEOUT_S)
-        except ck.KafkaException as error:
-            raise _translated(error.args[0], "listing topics") from error
-        return {n: TopicInfo(n, "", len(t.partitions)) for n, t in metadata.topics.items() if t.error is None}
-
-    def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
-        if not names:
-            return {}
-        asked = self._client.describe_topics(ck.TopicCollection(list(names)), request_timeout=ADMIN_TIMEOUT_S)
-        resources = {n: ConfigResource(ConfigResource.Type.TOPIC, n) for n in names}
-        found: dict[str, TopicInfo] = {}
-        described = {}
-        for name, future in asked.items():
-            try:
-                described[name] = future.result(ADMIN_TIMEOUT_S)
-            except ck.KafkaException as error:
-                if error.args[0].code() not in _GONE_ERRORS:
-                    raise _translated(error.args[0], f"describing topic '{name}'") from error
-        if not described:
-            return {}
-        configs = self._client.describe_configs(
-            [resources[n] for n in described], request_timeout=ADMIN_TIMEOUT_S
-        )
-        for resource, future in configs.items():
-            entries = self._result(future, f"reading the settings of topic '{resource.name}'")
-            # Source 1 is a setting of the topic itself, not a default of the broker.
-            config = {n: e.value for n, e in entries.items() if e.source == 1}
-            topic = described[resource.name]
-            found[resource.name] = TopicInfo(
-                resource.name, str(topic.topic_id), len(topic.partitions), config
-            )
-        return found
-
-    def create(self, name: str, partitions: int, config: Mapping[str, str]) -> bool:
-        future = self._client.create_topics(
-            [NewTopic(name, partitions, config=dict(config))], operation_timeout=ADMIN_TIMEOUT_S
-        )[name]
-        try:
-            future.result(ADMIN_TIMEOUT_S)
-        except ck.KafkaException as error:
-            if error.args[0].code() == ck.KafkaError.TOPIC_ALREADY_EXISTS:
-                return False
-            raise _translated(error.args[0], f"creating topic '{name}'") from error
-        self._await_usable(name, partitions)
-        return True
-
-    def _await_usable(self, name: str, partitions: int) -> None:
-        deadline = time.monotonic() + ADMIN_TIMEOUT_S
-        while time.monotonic() < deadline:
-            topic = self._client.list_topics(name, timeout=ADMIN_TIMEOUT_S).topics.get(name)
-            usable = topic is not None and topic.error is None and len(topic.partitions) == partitions
-            if usable and all(p.leader >= 0 for p in topic.partitions.values()):
-                return
-            time.sleep(0.01)  # the broker has no "tell me when": metadata is asked for again
-        raise TransportError(f"topic '{name}' was created but has no leader after {ADMIN_TIMEOUT_S:.0f} s")
-
-    def alter(self, name: str, config: Mapping[str, str]) -> None:
-        entries = [
-            ConfigEntry(k, v, incremental_operation=ck.admin.AlterConfigOpType.SET) for k, v in config.items()
-        ]
-        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
-        future = self._client.incremental_alter_configs([resource])[resource]
-        self._result(future, f"changing the settings of topic '{name}'")
-
-    def delete(self, names: Sequence[str]) -> None:
-        if not names:
-            return
-        for name, future in self._client.delete_topics(
-            list(names), operation_timeout=ADMIN_TIMEOUT_S
-        ).items():
-            self._result(future, f"deleting topic '{name}'")
-
-    def offsets(self, positions: Sequence[Position], at: int) -> dict[Position, int]:
-        if not positions:
-            return {}
-        spec = OffsetSpec.earliest() if at == EARLIEST else OffsetSpec.latest()
-        if at >= 0:
-            spec = OffsetSpec.for_timestamp(at)
-        asked = self._client.list_offsets(
-            {ck.TopicPartition(*p): spec for p in positions}, request_timeout=ADMIN_TIMEOUT_S
-        )
-        found = {
-            (p.topic, p.partition): self._result(f, f"asking offsets of {p.topic}").offset
-            for p, f in asked.items()
-        }
-        late = [p for p, offset in found.items() if offset < 0]  # no record as young as that: the end
-        return {**found, **(self.offsets(late, LATEST) if late else {})}
-
-    def group_offsets(self, group: str) -> dict[Position, int]:
-        request = [ck.ConsumerGroupTopicPartitions(group)]
-        future = self._client.list_consumer_group_offsets(request, request_timeout=ADMIN_TIMEOUT_S)[group]
-        try:
-            found = future.result(ADMIN_TIMEOUT_S)
-        except ck.KafkaException as error:
-            if error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
-            raise _translated(error.args[0], f"asking the offsets of group '{group}'") from error
-        return {(p.topic, p.partition): p.offset for p in found.topic_partitions or () if p.offset >= 0}
-
-    def group_session_ms(self) -> int | None:
-        """Session timeout of the broker's KIP-848 groups, None where it has none or may not be asked."""
-        try:
-            node = next(iter(self._client.list_topics(timeout=ADMIN_TIMEOUT_S).brokers))
-            resource = ConfigResource(ConfigResource.Type.BROKER, str(node))
-            entries = self._client.describe_configs([resource], request_timeout=ADMIN_TIMEOUT_S)[
-                resource
-            ].result(ADMIN_TIMEOUT_S)
-        except (ck.KafkaException, StopIteration):
-            return None
-        entry = entries.get("group.consumer.session.timeout.ms")
-        return int(entry.value) if entry is not None else None
-
-    def _wait(self, call: Callable[[], Future[Any]], doing: str) -> Any:
-        return self._result(call(), doing)
-
-    @staticmethod
-    def _result(future: Future[Any], doing: str) -> Any:
-        try:
-            return future.result(ADMIN_TIMEOUT_S + 5)
-        except ck.KafkaException as error:
-            raise _translated(error.args[0], doing) from error
-
-    def close(self) -> None:
-        """Kept by the fabric: a collected AdminClient fails the futures of calls in flight."""
-
-
 def _positions(partitions: Iterable[ck.TopicPartition]) -> list[Position]:
     return [(p.topic, p.partition) for p in partitions]
-
-
-def _translated(error: ck.KafkaError, doing: str) -> DataflowError:
-    hints = {
-        ck.KafkaError._ALL_BROKERS_DOWN: "is the broker up?",
-        ck.KafkaError._TRANSPORT: "is the broker up, and the address right?",
-        ck.KafkaError._TIMED_OUT: "is the broker up, and the address right?",
-        ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "`dataflow plan` prints the ACLs that are needed",
-        ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "`dataflow plan` prints the ACLs that are needed",
-    }
-    return TransportError(f"{doing}: {error.str()}", hint=hints.get(error.code(), ""))

@@ -1,0 +1,165 @@
+"""Topics, settings and offsets of a Kafka cluster."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final
+
+import confluent_kafka as ck
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+)
+
+from dataflow.core.errors import TransportError
+from dataflow.transport.api import EARLIEST, LATEST, Position, TopicInfo
+from dataflow.transport.kafka_errors import GONE_ERRORS, translated
+
+log = logging.getLogger("dataflow.kafka")
+
+ADMIN_TIMEOUT_S: Final = 15.0
+
+
+class KafkaAdmin:
+    """Thread-safe: librdkafka's admin client is, and every call waits for its own futures."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._client = AdminClient(dict(settings), logger=log)
+
+    def cluster_id(self) -> str:
+        found = self._wait(
+            lambda: self._client.describe_cluster(request_timeout=ADMIN_TIMEOUT_S), "asking the cluster's id"
+        )
+        return str(found.cluster_id)
+
+    def topics(self) -> dict[str, TopicInfo]:
+        try:
+            metadata = self._client.list_topics(timeout=ADMIN_TIMEOUT_S)
+        except ck.KafkaException as error:
+            raise translated(error.args[0], "listing topics") from error
+        return {n: TopicInfo(n, "", len(t.partitions)) for n, t in metadata.topics.items() if t.error is None}
+
+    def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        if not names:
+            return {}
+        asked = self._client.describe_topics(ck.TopicCollection(list(names)), request_timeout=ADMIN_TIMEOUT_S)
+        resources = {n: ConfigResource(ConfigResource.Type.TOPIC, n) for n in names}
+        found: dict[str, TopicInfo] = {}
+        described = {}
+        for name, future in asked.items():
+            try:
+                described[name] = future.result(ADMIN_TIMEOUT_S)
+            except ck.KafkaException as error:
+                if error.args[0].code() not in GONE_ERRORS:
+                    raise translated(error.args[0], f"describing topic '{name}'") from error
+        if not described:
+            return {}
+        configs = self._client.describe_configs(
+            [resources[n] for n in described], request_timeout=ADMIN_TIMEOUT_S
+        )
+        for resource, future in configs.items():
+            entries = self._result(future, f"reading the settings of topic '{resource.name}'")
+            # Source 1 is a setting of the topic itself, not a default of the broker.
+            config = {n: e.value for n, e in entries.items() if e.source == 1}
+            topic = described[resource.name]
+            found[resource.name] = TopicInfo(
+                resource.name, str(topic.topic_id), len(topic.partitions), config
+            )
+        return found
+
+    def create(self, name: str, partitions: int, config: Mapping[str, str]) -> bool:
+        future = self._client.create_topics(
+            [NewTopic(name, partitions, config=dict(config))], operation_timeout=ADMIN_TIMEOUT_S
+        )[name]
+        try:
+            future.result(ADMIN_TIMEOUT_S)
+        except ck.KafkaException as error:
+            if error.args[0].code() == ck.KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise translated(error.args[0], f"creating topic '{name}'") from error
+        self._await_usable(name, partitions)
+        return True
+
+    def _await_usable(self, name: str, partitions: int) -> None:
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while time.monotonic() < deadline:
+            topic = self._client.list_topics(name, timeout=ADMIN_TIMEOUT_S).topics.get(name)
+            usable = topic is not None and topic.error is None and len(topic.partitions) == partitions
+            if usable and all(p.leader >= 0 for p in topic.partitions.values()):
+                return
+            time.sleep(0.01)  # the broker has no "tell me when": metadata is asked for again
+        raise TransportError(f"topic '{name}' was created but has no leader after {ADMIN_TIMEOUT_S:.0f} s")
+
+    def alter(self, name: str, config: Mapping[str, str]) -> None:
+        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in config.items()]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
+        future = self._client.incremental_alter_configs([resource])[resource]
+        self._result(future, f"changing the settings of topic '{name}'")
+
+    def delete(self, names: Sequence[str]) -> None:
+        if not names:
+            return
+        for name, future in self._client.delete_topics(
+            list(names), operation_timeout=ADMIN_TIMEOUT_S
+        ).items():
+            self._result(future, f"deleting topic '{name}'")
+
+    def offsets(self, positions: Sequence[Position], at: int) -> dict[Position, int]:
+        if not positions:
+            return {}
+        spec = OffsetSpec.earliest() if at == EARLIEST else OffsetSpec.latest()
+        if at >= 0:
+            spec = OffsetSpec.for_timestamp(at)
+        asked = self._client.list_offsets(
+            {ck.TopicPartition(*p): spec for p in positions}, request_timeout=ADMIN_TIMEOUT_S
+        )
+        found = {
+            (p.topic, p.partition): self._result(f, f"asking offsets of {p.topic}").offset
+            for p, f in asked.items()
+        }
+        late = [p for p, offset in found.items() if offset < 0]  # no record as young as that: the end
+        return {**found, **(self.offsets(late, LATEST) if late else {})}
+
+    def group_offsets(self, group: str) -> dict[Position, int]:
+        request = [ck.ConsumerGroupTopicPartitions(group)]
+        future = self._client.list_consumer_group_offsets(request, request_timeout=ADMIN_TIMEOUT_S)[group]
+        try:
+            found = future.result(ADMIN_TIMEOUT_S)
+        except ck.KafkaException as error:
+            if error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise translated(error.args[0], f"asking the offsets of group '{group}'") from error
+        return {(p.topic, p.partition): p.offset for p in found.topic_partitions or () if p.offset >= 0}
+
+    def group_session_ms(self) -> int | None:
+        """Session timeout of the broker's KIP-848 groups, None where it has none or may not be asked."""
+        try:
+            node = next(iter(self._client.list_topics(timeout=ADMIN_TIMEOUT_S).brokers))
+            resource = ConfigResource(ConfigResource.Type.BROKER, str(node))
+            entries = self._client.describe_configs([resource], request_timeout=ADMIN_TIMEOUT_S)[
+                resource
+            ].result(ADMIN_TIMEOUT_S)
+        except (ck.KafkaException, StopIteration):
+            return None
+        entry = entries.get("group.consumer.session.timeout.ms")
+        return int(entry.value) if entry is not None else None
+
+    def _wait(self, call: Callable[[], Future[Any]], doing: str) -> Any:
+        return self._result(call(), doing)
+
+    @staticmethod
+    def _result(future: Future[Any], doing: str) -> Any:
+        try:
+            return future.result(ADMIN_TIMEOUT_S + 5)
+        except ck.KafkaException as error:
+            raise translated(error.args[0], doing) from error
+
+    def close(self) -> None:
+        """Kept by the fabric: a collected AdminClient fails the futures of calls in flight."""

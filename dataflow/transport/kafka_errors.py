@@ -1,0 +1,38 @@
+"""librdkafka's errors as ours: which are final, which pass, and what a person can do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import confluent_kafka as ck
+
+from dataflow.core.errors import DataflowError, TransportError
+
+OFFSET_ERRORS: Final = (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE)
+GONE_ERRORS: Final = (
+    ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
+    ck.KafkaError._UNKNOWN_TOPIC,
+    ck.KafkaError._UNKNOWN_PARTITION,
+)
+TOO_LARGE: Final = (ck.KafkaError.MSG_SIZE_TOO_LARGE, ck.KafkaError.INVALID_MSG_SIZE)
+PASSING_ERRORS: Final = (
+    ck.KafkaError._ALL_BROKERS_DOWN,
+    ck.KafkaError._TRANSPORT,
+    ck.KafkaError._TIMED_OUT,
+    ck.KafkaError._PARTITION_EOF,
+    ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+    ck.KafkaError.NOT_COORDINATOR,
+    ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    ck.KafkaError._MAX_POLL_EXCEEDED,
+)
+
+
+def translated(error: ck.KafkaError, doing: str) -> DataflowError:
+    hints = {
+        ck.KafkaError._ALL_BROKERS_DOWN: "is the broker up?",
+        ck.KafkaError._TRANSPORT: "is the broker up, and the address right?",
+        ck.KafkaError._TIMED_OUT: "is the broker up, and the address right?",
+        ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "`dataflow plan` prints the ACLs that are needed",
+        ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "`dataflow plan` prints the ACLs that are needed",
+    }
+    return TransportError(f"{doing}: {error.str()}", hint=hints.get(error.code(), ""))
