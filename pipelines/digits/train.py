@@ -1,6 +1,6 @@
 """Trains the classifier of the pipeline `digits` on the handwritten digits that come with scikit-learn.
 
-    python -m pipelines.digits.train [--out DIR]
+    python -m pipelines.digits.train [--out DIR]      # or, in this folder, python train.py
 
 Writes `digits.onnx`, `digits_test.parquet` (held-out images with their labels) and `metrics.json`. The same
 versions of packages give the same files.
@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -32,7 +32,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dataflow.core.errors import ModelError
 
-from . import preprocess
+if TYPE_CHECKING or __package__:
+    from . import preprocess
+else:  # a model's `build:` runs this file as a script, in its folder
+    import preprocess
 
 Column = np.ndarray[Any, np.dtype[Any]]
 

@@ -1,6 +1,6 @@
 """Trains the model of the pipeline `flight-delay` and says how good it is.
 
-    python -m pipelines.flight_delay.train [--out DIR] [--sample ROWS]
+    python -m pipelines.flight_delay.train [--out DIR] [--sample ROWS]      # or, in this folder, python train.py
 
 Writes `flight_delay.onnx`, `reference.parquet` (features of January, for the drift detector) and `metrics.json`.
 The same data, sample and versions of packages give the same files.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -31,7 +31,12 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dataflow.core.errors import ModelError
 
-from . import data, features, trees
+if TYPE_CHECKING or __package__:
+    from . import data, features, trees
+else:  # a model's `build:` runs this file as a script, in its folder
+    import data
+    import features
+    import trees
 
 Column = np.ndarray[Any, np.dtype[Any]]
 
