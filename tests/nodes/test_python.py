@@ -657,6 +657,14 @@ def test_the_examples_functions_run(
     assert run_node(kind, schema, records, settings, folder=tmp_path).out == expected
 
 
+def test_the_models_example_runs(tmp_path: Path) -> None:
+    write_example_files(kind_of(ModelPython).example, tmp_path)
+    settings = {"call": "mean.Mean", "arguments": {"bias": 1.0}}
+    schema, out = Schema.of(x=FieldType("float32", (3,))), Schema.of(score="float32")
+    result = run_node(ModelPython, schema, [{"x": [1, 2, 3]}], settings, folder=tmp_path, out=out)
+    assert [(r["x"].tolist(), r["score"]) for r in result.out] == [([1.0, 2.0, 3.0], 3.0)]
+
+
 def test_example_files() -> None:
     text = "# file: a/b.py\n#| x = 1\n#|\n#|     y\nkind: Topic\n#| not a file\n"
     assert example_files(text) == {"a/b.py": "x = 1\n\n    y\n"}
