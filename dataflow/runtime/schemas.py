@@ -7,6 +7,7 @@ any language finds there what a record's header names.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from dataflow.planner.plan import SCHEMAS, Plan
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Message
 
 READ_TIMEOUT_S = 15.0
+# How long a fingerprint that was not found is not asked for again.
+MISSING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class SchemaStore:
             self._known.update(missing)
 
     def _refresh(self) -> None:
+        if SCHEMAS not in self._fabric.admin().topics():
+            return  # nothing was ever deployed here
         for key, message in read_compacted(self._fabric, SCHEMAS).items():
             if key not in self._known:
                 stored = _parse(message.value() or b"")
@@ -130,16 +135,22 @@ def reader_codecs(schemas: SchemaStore, codec: str, schema: Schema) -> Callable[
     None for a fingerprint that nobody published, and where the two contracts cannot meet.
     """
     found: dict[bytes, Codec] = {}
+    missing: dict[bytes, float] = {}
 
-    def find(fingerprint_: bytes) -> Codec | None:
-        if fingerprint_ not in found:
-            stored = schemas.lookup(fingerprint_)
-            if stored is None or stored.codec != codec:
-                return None
-            try:
-                found[fingerprint_] = codec_for(codec, schema, writer=stored.schema)
-            except CodecError:
-                return None  # the rows fail as unknown
-        return found[fingerprint_]
+    def find(named: bytes) -> Codec | None:
+        if named in found:
+            return found[named]
+        # Schemas are published before their first record: what is not there need not be looked for with every batch.
+        if time.monotonic() - missing.get(named, -MISSING_S) < MISSING_S:
+            return None
+        stored = schemas.lookup(named)
+        try:
+            if stored is not None and stored.codec == codec:
+                found[named] = codec_for(codec, schema, writer=stored.schema)
+                return found[named]
+        except CodecError:
+            pass  # the two contracts cannot meet
+        missing[named] = time.monotonic()
+        return None
 
     return find
