@@ -88,20 +88,33 @@ class KafkaAdmin:
         return True
 
     def _await_usable(self, name: str, partitions: int) -> None:
-        deadline = time.monotonic() + ADMIN_TIMEOUT_S
-        while time.monotonic() < deadline:
+        def usable() -> bool:
             topic = self._client.list_topics(name, timeout=ADMIN_TIMEOUT_S).topics.get(name)
-            usable = topic is not None and topic.error is None and len(topic.partitions) == partitions
-            if usable and all(p.leader >= 0 for p in topic.partitions.values()):
-                return
-            time.sleep(0.01)  # the broker has no "tell me when": metadata is asked for again
-        raise TransportError(f"topic '{name}' was created but has no leader after {ADMIN_TIMEOUT_S:.0f} s")
+            there = topic is not None and topic.error is None and len(topic.partitions) == partitions
+            return there and all(p.leader >= 0 for p in topic.partitions.values())
+
+        self._await(usable, f"topic '{name}' was created but has no leader")
+
+    @staticmethod
+    def _await(condition: Callable[[], bool], otherwise: str) -> None:
+        """The broker answers before its metadata is everywhere, and has no "tell me when": it is asked again."""
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TransportError(f"{otherwise} after {ADMIN_TIMEOUT_S:.0f} s")
+            time.sleep(0.01)
 
     def alter(self, name: str, config: Mapping[str, str]) -> None:
         entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in config.items()]
         resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
         future = self._client.incremental_alter_configs([resource])[resource]
         self._result(future, f"changing the settings of topic '{name}'")
+
+        def changed() -> bool:
+            found = self.describe([name])[name].config
+            return all(found.get(k) == v for k, v in config.items())
+
+        self._await(changed, f"the settings of topic '{name}' were changed but are not in force")
 
     def delete(self, names: Sequence[str]) -> None:
         if not names:
