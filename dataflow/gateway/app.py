@@ -68,9 +68,12 @@ class GatewaySettings:
 
 
 class Gateway:
-    """`plans` gives the pipelines served now; the other providers are what the rest of the process knows.
+    """All doors of one replica; belongs to the event loop in which `start` is awaited.
 
-    Belongs to the event loop in which `start` is awaited.
+    plans      the pipelines served now: the same `Plan` object until a pipeline changes (its door is kept as long)
+    graph      a JSON-able document; `metrics` the Prometheus text; both may take their time
+    writer_of  the contract of a df-schema fingerprint, for taps of records of other versions
+    observe    told of every request
     """
 
     def __init__(

@@ -84,23 +84,27 @@ class PipelineDoor:
         """The columns of `answer` from one good reply per row. Raises GatewayError 500 for a reply of no use."""
         first = replies[0].edge
         if all(reply.edge == first for reply in replies):
-            columns = self.decoded(first, [r.value for r in replies])
+            columns = self.decoded(first, replies)
             if len(columns) == len(self.answer):
                 return columns
             return self._scattered([(columns, range(len(replies)))], len(replies))
         rows_of: dict[str, list[int]] = {}
         for row, reply in enumerate(replies):
             rows_of.setdefault(reply.edge, []).append(row)
-        parts = [(self.decoded(e, [replies[r].value for r in rows]), rows) for e, rows in rows_of.items()]
+        parts = [(self.decoded(e, [replies[r] for r in rows]), rows) for e, rows in rows_of.items()]
         return self._scattered(parts, len(replies))
 
-    def decoded(self, edge: str, values: Sequence[bytes | None]) -> dict[str, Column]:
+    def decoded(self, edge: str, replies: Sequence[Reply]) -> dict[str, Column]:
+        """The columns of good replies, all of one edge. Raises GatewayError 500, 503."""
         codec = self.codecs.get(edge)
         if codec is None:
             raise GatewayError(
                 500, f"an answer came from edge '{edge}', which is none of this pipeline's version"
             )
-        decoded = codec.decode(values)
+        if any(reply.schema not in (b"", codec.fingerprint) for reply in replies):
+            # A worker of another version of the plan answered: its bytes mean something else.
+            raise GatewayError(503, f"the contract of edge '{edge}' is being changed", hint="try again")
+        decoded = codec.decode([reply.value for reply in replies])
         if decoded.failed:
             cause: CodecError = decoded.failed[0][1]
             raise GatewayError(500, f"an answer of edge '{edge}' does not decode: {cause.message}")

@@ -95,7 +95,7 @@ def _rows(
             "error": str(error), "status": error.status, "id": error.record_id.decode(), **error.facts,
         }  # fmt: skip
     for edge, rows in by_edge.items():
-        columns = door.decoded(edge, [r.value for r in map(replies.__getitem__, rows) if r is not None])
+        columns = door.decoded(edge, [r for r in map(replies.__getitem__, rows) if r is not None])
         records = to_jsonable(door.codecs[edge].schema, columns, len(rows))
         for row, record in zip(rows, records, strict=True):
             told[row] = record

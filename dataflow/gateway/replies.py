@@ -28,13 +28,19 @@ RETRY_S: Final = 0.5
 
 
 class Reply(NamedTuple):
-    """What became of one row. `status` is one of `core.headers.STATUS_*`; `reason` the JSON of df-reason."""
+    """What became of one row.
+
+    status  one of `core.headers.STATUS_*`
+    reason  the JSON of df-reason, b"" when ok
+    schema  the fingerprint of the contract that `value` was written with, b"" if not told
+    """
 
     record_id: bytes
     status: str
     value: bytes | None
     edge: str
     reason: bytes
+    schema: bytes = b""
 
     @property
     def good(self) -> bool:
@@ -54,7 +60,7 @@ def reply_of(message: Message) -> Reply | None:
     record_id = message.key()
     if record_id is None:
         return None
-    status, edge, reason = headers.STATUS_OK, "", b""
+    status, edge, reason, schema = headers.STATUS_OK, "", b"", b""
     for name, value in message.headers() or ():
         if name == headers.STATUS:
             status = value.decode("ascii", "replace")
@@ -62,7 +68,9 @@ def reply_of(message: Message) -> Reply | None:
             edge = value.decode("utf-8", "replace")
         elif name == headers.REASON:
             reason = value
-    return Reply(record_id, status, message.value(), edge, reason)
+        elif name == headers.SCHEMA:
+            schema = value
+    return Reply(record_id, status, message.value(), edge, reason, schema)
 
 
 class ReplyReader:

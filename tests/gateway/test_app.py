@@ -467,3 +467,18 @@ def test_replies_go_to_the_replicas_own_partition() -> None:
     reader = fabric.consumer()
     reader.assign({("dataflow.replies", p): EARLIEST for p in (0, 1)})
     assert [m.partition() for m in reader.poll(10, 0)] == [1]
+
+
+def test_an_answer_under_another_contract_is_not_misread() -> None:
+    plan = plan_of()
+    fabric = fabric_for(plan)
+    newer = plan_of(edge("sum", Schema.of(label="string", total="float32")))
+
+    async def steps(client: httpx.AsyncClient, _: Gateway) -> list[int]:
+        body = {"x": [1, 2, 3], "name": "n"}
+        answers = [await client.post("/pipelines/sums", content=orjson.dumps(body))]
+        answers.append(await client.post(INFER, content=orjson.dumps(tensors())))
+        return [a.status_code for a in answers]
+
+    with Responder(fabric, newer):
+        assert talk(steps, plan, answer=None, fabric=fabric) == [503, 503]
