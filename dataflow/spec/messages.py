@@ -78,11 +78,11 @@ def _yaml_path(location: tuple[int | str, ...], value: Any) -> YamlPath:
 def _words(detail: ErrorDetails, model: type[BaseModel], path: YamlPath) -> tuple[str, str]:
     """Message and hint."""
     kind, context = detail["type"], detail.get("ctx", {})
-    field = next((step for step in reversed(path) if isinstance(step, str)), "")
+    field = next((step for step in reversed(path) if isinstance(step, str) and step), "value")
     given = "" if is_secret(path) else f", not {shown(detail['input'])}"
     if kind == "dataflow":
         message = str(context["message"])
-        is_named = not field or message.startswith(field) or f"'{field}'" in message
+        is_named = message.startswith(f"{field}:") or f"'{field}'" in message
         return message if is_named else f"{field}: {message}", str(context["hint"])
     if kind == "extra_forbidden":
         return f"unknown name '{path[-1]}'", nearest(str(path[-1]), _names_at(model, path[:-1]))
@@ -102,7 +102,7 @@ def _words(detail: ErrorDetails, model: type[BaseModel], path: YamlPath) -> tupl
     if isinstance(cause, DataflowError):
         return cause.message, cause.hint
     text = str(cause) if cause is not None else detail["msg"]
-    return (f"{field}: {text}" if field and field not in text else text), ""
+    return (f"{field}: {text}" if field not in text else text), ""
 
 
 def _with_valid(hint: str, valid: tuple[str, ...]) -> str:
