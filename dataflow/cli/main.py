@@ -29,12 +29,13 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Run": {
         "up": ("dataflow.cli.serve:serve_commands", "Run everything declared here, broker included."),
         "run": ("dataflow.cli.data:data_commands", "Run a pipeline over a file, and end."),
+        "deploy": ("dataflow.cli.serve:serve_commands", "Put plans onto a cluster, for its workers."),
         "worker": ("dataflow.cli.serve:serve_commands", "Run stages of the pipelines on the cluster."),
         "gateway": ("dataflow.cli.serve:serve_commands", "Run the HTTP doors."),
         "broker": ("dataflow.cli.broker:broker", "Run Apache Kafka on this machine."),
     },
     "Look and feed": {
-        "status": ("dataflow.cli.serve:serve_commands", "Show the running graph: rates, lag, latency."),
+        "status": ("dataflow.cli.status:status", "Show the running graph: rates, lag, latency."),
         "produce": ("dataflow.cli.data:data_commands", "Write records of a file to a topic."),
         "tap": ("dataflow.cli.data:data_commands", "Read any edge of a pipeline."),
         "trace": ("dataflow.cli.data:data_commands", "Follow one request over every edge."),

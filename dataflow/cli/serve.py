@@ -1,4 +1,4 @@
-"""Commands that keep running: `up`, `worker` and `gateway`."""
+"""Commands that keep running: `up`, `worker` and `gateway`; and `deploy`, which tells them what to run."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from dataflow.control.host import Host
     from dataflow.planner.plan import Plan
+    from dataflow.registry import Registry
+    from dataflow.runtime.workshop import Workshop
     from dataflow.spec import Project
     from dataflow.transport.kafka import KafkaFabric
 
@@ -56,7 +58,6 @@ def up(
     """Run everything declared here: broker, workers and HTTP door. Ctrl-C drains."""
     from dataflow.control.assemble import assemble
     from dataflow.control.host import Host
-    from dataflow.runtime.workshop import Workshop
 
     _log_to_stderr()
     assembled = assemble(project, environ=os.environ, on_build=_show_build())
@@ -67,7 +68,7 @@ def up(
         fabric = stack.enter_context(_cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
         for plan in assembled.plans:
             _deploy(fabric, plan, alter_topics=alter_topics)
-        running = Host(Workshop(project, assembled.registry, fabric))
+        running = Host(_workshop(project, assembled.registry, fabric))
         stack.callback(running.stop)
         running.run(assembled.plans)
         reloader = _Reloader(project, fabric, running) if reload else None
@@ -85,12 +86,11 @@ def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...]) -> None:
     from dataflow.control.connect import connect
     from dataflow.control.host import Host
     from dataflow.registry import Registry
-    from dataflow.runtime.workshop import Workshop
 
     _log_to_stderr()
     stop = _stop_on_signals()
     fabric = connect(project, bootstrap, os.environ)
-    running = Host(Workshop(project, Registry.default(project), fabric))
+    running = Host(_workshop(project, Registry.default(project), fabric))
     try:
         _follow(fabric, running, project, pipelines, stop)
     finally:
@@ -108,13 +108,12 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
     from dataflow.control.connect import connect
     from dataflow.control.host import Host
     from dataflow.registry import Registry
-    from dataflow.runtime.workshop import Workshop
     from dataflow.spec import load_project
 
     _log_to_stderr()
     stop = _stop_on_signals()
     fabric = connect(project, bootstrap, os.environ)
-    running = Host(Workshop(project, Registry(), fabric), work=False)
+    running = Host(_workshop(project, Registry(), fabric), work=False)
     follower = threading.Thread(target=_follow, args=(fabric, running, None, (), stop), daemon=True)
     follower.start()
     try:
@@ -125,6 +124,30 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
         stop.set()
         follower.join(FOLLOW_INTERVAL_S * 2)
         running.stop()
+        fabric.close()
+
+
+@click.command()
+@project_option
+@bootstrap_option
+@click.argument("pipelines", nargs=-1)
+@click.option(
+    "--alter-topics", is_flag=True, help="Change the settings of existing topics to those declared."
+)
+def deploy(project: Path, bootstrap: str, pipelines: tuple[str, ...], alter_topics: bool) -> None:
+    """Put plans, schemas and topics onto the cluster; workers and gateways there take them up."""
+    from dataflow.control.assemble import assemble
+    from dataflow.control.connect import connect
+
+    assembled = assemble(project, pipelines, environ=os.environ, on_build=_show_build())
+    for problem in assembled.warnings:
+        warn(str(problem))
+    fabric = connect(project, bootstrap, os.environ)
+    try:
+        for plan in assembled.plans:
+            _deploy(fabric, plan, alter_topics=alter_topics)
+            console().print(f"deployed [bold]{plan.pipeline}[/] {plan.version}")
+    finally:
         fabric.close()
 
 
@@ -161,6 +184,13 @@ def _cluster(folder: Path, bootstrap: str, port: int, *, ephemeral: bool) -> Ite
         fabric.close()
     finally:
         broker.stop()
+
+
+def _workshop(project: Path, registry: Registry, fabric: KafkaFabric) -> Workshop:
+    from dataflow.observe.traces import Tracing
+    from dataflow.runtime.workshop import Workshop
+
+    return Workshop(project, registry, fabric, tracing=Tracing.from_environment(os.environ))
 
 
 def _deploy(fabric: KafkaFabric, plan: Plan, *, alter_topics: bool) -> None:
@@ -359,4 +389,4 @@ def _log_to_stderr() -> None:
     configure(os.environ.get("DATAFLOW_LOG", "text"))
 
 
-serve_commands: Final[list[click.Command]] = [up, worker, gateway]
+serve_commands: Final[list[click.Command]] = [up, deploy, worker, gateway]

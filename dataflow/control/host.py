@@ -102,6 +102,7 @@ class Host:
             metrics=self._exposition,
             writer_of=self._writer_of,
             observe=self._observe,
+            tracing=self.shop.tracing,
         )
         self._gateway = gateway
         return gateway

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from dataflow.core import headers
 from dataflow.core.errors import DataflowError, GatewayError, nearest
 from dataflow.core.limits import MAX_PENDING_REQUESTS, MAX_TAPS
 from dataflow.gateway import v2
@@ -38,6 +39,7 @@ from dataflow.gateway.openapi import describe
 from dataflow.gateway.routes import Route, Router
 from dataflow.gateway.tap_events import WriterOf
 from dataflow.gateway.taps import STALL_S, Tap, check_query, edge_of, open_events, parse_limit, parse_start
+from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import REPLIES, Plan
 from dataflow.transport.api import Fabric
 
@@ -47,6 +49,7 @@ PRIVATE: Final = "private"
 Plans = Callable[[], Mapping[str, Plan]]
 # pipeline ("" if unknown), door (v2 | json | tap), HTTP status, seconds
 Observe = Callable[[str, str, int, float], None]
+_TRACEPARENT: Final = headers.TRACEPARENT.encode()
 _DOORS: Final = {"infer": "v2", "plain": "json", "tap": "tap"}
 
 
@@ -86,6 +89,7 @@ class Gateway:
         metrics: Callable[[], bytes] | None = None,
         writer_of: WriterOf | None = None,
         observe: Observe | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings or GatewaySettings()
         self.exchange = Exchange(
@@ -99,6 +103,7 @@ class Gateway:
         self._metrics = metrics
         self._writer_of = writer_of
         self._observe = observe
+        self._tracing = tracing
         self._router = Router()
         self._budget = Budget()
         self._doors: dict[str, PipelineDoor] = {}
@@ -159,7 +164,15 @@ class Gateway:
             body = await request.body(self._budget)
             try:
                 handler = infer if route.handler == "infer" else plain
-                return await handler(self.exchange, door, request, body, self.settings.detail)
+                if self._tracing is None:
+                    return await handler(self.exchange, door, request, body, self.settings.detail)
+                with self._tracing.request(
+                    door.name, request.headers.get(_TRACEPARENT, b"").decode("latin-1")
+                ) as span:
+                    request.headers = {**request.headers, _TRACEPARENT: span.traceparent.encode()}
+                    answer = await handler(self.exchange, door, request, body, self.settings.detail)
+                    span.status = answer.status
+                    return answer
             finally:
                 self._budget.used -= len(body)
         if route.handler == "tap":

@@ -1,5 +1,6 @@
-"""Counters that the hot path bumps and a scrape reads. Plain numbers, one writer thread each: a batch costs a few
-additions; Prometheus objects are made only when somebody asks.
+"""Counters that the hot path bumps and a scrape reads.
+
+Plain numbers, one writer thread each: a batch costs a few additions; Prometheus objects are made only when asked for.
 """
 
 from __future__ import annotations

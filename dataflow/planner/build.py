@@ -23,7 +23,7 @@ from dataflow.planner.plan import (
 from dataflow.planner.resolved import Resolved, ResolvedNode
 from dataflow.planner.tables import ResolvedTable
 from dataflow.planner.serial import digest
-from dataflow.spec.documents import PipelineSpec, TopicSpec
+from dataflow.spec import PipelineSpec, TopicSpec
 from dataflow.spec.loader import Project
 
 

@@ -14,6 +14,7 @@ from dataflow.core.errors import NodeError
 from dataflow.core.outcomes import UNTOUCHED, Emission, Loss, Out
 from dataflow.core.schema import Schema
 from dataflow.observe.metrics import NodeMetrics
+from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import NodePlan
 from dataflow.sdk import Node
 
@@ -31,11 +32,18 @@ class NodeRunner:
     """One node of a stage. An exception in it fails the rows of that batch that were not accounted for, no more."""
 
     def __init__(
-        self, plan: NodePlan, node: Node, outputs: Mapping[str, Schema], metrics: NodeMetrics, pipeline: str
+        self,
+        plan: NodePlan,
+        node: Node,
+        outputs: Mapping[str, Schema],
+        metrics: NodeMetrics,
+        pipeline: str,
+        tracing: Tracing | None = None,
     ) -> None:
         self.plan = plan
         self.node = node
         self.metrics = metrics
+        self._tracing = tracing
         self._outputs = outputs
         self._ports = tuple(outputs)
         # Ids of children hash the pipeline too: two pipelines on one stream must not make the same ids.
@@ -45,7 +53,11 @@ class NodeRunner:
         out = Out(batch, self._ports)
         started = time.perf_counter()
         try:
-            self.node.process(batch, out, port)
+            if self._tracing is None:
+                self.node.process(batch, out, port)
+            else:
+                with self._tracing.node(self.plan.name, self.plan.kind, len(batch)):
+                    self.node.process(batch, out, port)
         except Exception as error:  # noqa: BLE001  (user code: whatever comes is the rows' failure)
             missed = np.flatnonzero(out.state == UNTOUCHED).tolist()
             out.fail(missed, str(error) or type(error).__name__, error=type(error).__name__)

@@ -90,7 +90,7 @@ class StageLoop:
         self._consumer = self._fabric.consumer(program.plan.group)
         stack.callback(self._consumer.close)
         self._consumer.subscribe(sorted(program.intakes), self)
-        program.metrics.state = "running"
+        program.metrics.state, program.metrics.error = "running", ""
 
     @property
     def idle(self) -> bool:

@@ -15,6 +15,7 @@ from dataflow.core import ids, limits
 from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import TransportError
 from dataflow.observe.metrics import StageMetrics
+from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import AnswerWhen, StagePlan
 from dataflow.runtime.execution import Ended, Execution, Program
 from dataflow.runtime.intake import Intake
@@ -36,6 +37,7 @@ class StageProgram:
     on_answer_path: bool
     seeds: Mapping[Position, int]
     metrics: StageMetrics
+    tracing: Tracing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,22 @@ class Task:
                     return
                 self._running = self._begin(*self._backlog.popleft(), now_ms)
             hand = self._running
-            hand.execution.step(now_ms)
-            self._write(hand)
+            self._execute(hand, now_ms)
             if not hand.execution.over:
                 return  # waits for a retry
             self._settle(hand)
             self._running = None
             self._unacknowledged.append(hand)
+
+    def _execute(self, hand: _InHand, now_ms: int) -> None:
+        tracing, plan = self._stage.tracing, self._stage.plan
+        if tracing is None:
+            hand.execution.step(now_ms)
+            self._write(hand)
+            return
+        with tracing.batch(plan.name, plan.group, hand.messages[0].topic(), hand.first.rows):
+            hand.execution.step(now_ms)
+            self._write(hand)
 
     def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> _InHand:
         stage = self._stage

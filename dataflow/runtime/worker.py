@@ -64,6 +64,7 @@ class StageThread:
     def fail(self, error: DataflowError) -> None:
         """Stop it for good, from outside."""
         self.metrics.error = str(error)
+        self._final = True
         self.stop()
 
     def _run(self) -> None:
@@ -80,7 +81,8 @@ class StageThread:
                 break
             except (OffsetOutOfRangeError, TopicGoneError) as error:
                 self.metrics.error = str(error)
-                log.error("stage %s stopped: %s", name, error)  # noqa: TRY400  (the message says all)
+                self._final = True
+                log.critical("stage %s stopped: %s", name, error)
                 break
             except Exception as error:
                 self.metrics.error = str(error) or type(error).__name__
@@ -91,7 +93,7 @@ class StageThread:
                     backoff_s = RESTART_BACKOFF_S
                 self._stopping.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, RESTART_BACKOFF_MAX_S)
-        self.metrics.state = "failed" if self.metrics.error else "stopped"
+        self.metrics.state = "failed" if self._final else "stopped"
 
 
 class Worker:

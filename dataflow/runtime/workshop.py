@@ -10,6 +10,7 @@ from dataflow.codecs import Codec, codec_for
 from dataflow.core import headers, ids, limits
 from dataflow.core.errors import ModelError, PlanError
 from dataflow.observe.metrics import Metrics
+from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TablePlan
 from dataflow.registry import Registry
 from dataflow.runtime.execution import Program
@@ -35,6 +36,7 @@ class Workshop:
     fabric: Fabric
     metrics: Metrics = field(default_factory=Metrics)
     models: ModelStore = field(default_factory=ModelStore)
+    tracing: Tracing | None = None
     schemas: SchemaStore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,7 @@ class Workshop:
             on_answer_path=stage.on_answer_path,
             seeds=self._seeds(plan, stage),
             metrics=self.metrics.stage(plan.pipeline, stage.name),
+            tracing=self.tracing,
         )
         commit_ms = max(
             [limits.COMMIT_INTERVAL_MS, *(getattr(n, "commit_every_ms", 0) for n in nodes.values())]
@@ -105,6 +108,7 @@ class Workshop:
                 {port: plan.edges[edge].schema for port, edge in plan.nodes[name].outputs.items()},
                 self.metrics.node(plan.pipeline, name, plan.nodes[name].kind),
                 plan.pipeline,
+                self.tracing,
             )
             for name in stage.nodes
         )
