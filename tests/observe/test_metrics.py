@@ -5,10 +5,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from dataflow.observe.metrics import MAX_REASONS, SECONDS_BUCKETS, Histogram, Metrics, Reasons
 
 
-def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Every sample of the exposition, read as Prometheus reads it: by name and label values."""
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[str]], float]:
+    """Every sample of the exposition, read as Prometheus reads it: by name and the set of label values."""
     return {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (sample.name, frozenset(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(metrics.prometheus().decode())
         for sample in family.samples
     }
@@ -26,20 +26,20 @@ def test_what_is_counted_is_scraped() -> None:
     metrics.edge("p", "e").bytes += 100
     metrics.gateway("p").by_status.add("200")
     found = samples(metrics)
-    assert found["dataflow_node_records_total", ("p", "n", "model.onnx")] == 3
-    assert found["dataflow_node_dropped_total", ("p", "n", "model.onnx", "too high")] == 2
-    assert found["dataflow_node_failed_total", ("p", "n", "model.onnx", "ValueError")] == 1
-    assert found["dataflow_stage_up", ("p", "s")] == 1
-    assert found["dataflow_stage_lag_records", ("p", "s")] == 7
-    assert found["dataflow_edge_bytes_total", ("p", "e")] == 100
-    assert found["dataflow_gateway_requests_total", ("p", "200")] == 1
-    assert found["dataflow_node_seconds_count", ("p", "n", "model.onnx")] == 1
+    assert found["dataflow_node_records_total", frozenset({"p", "n", "model.onnx"})] == 3
+    assert found["dataflow_node_dropped_total", frozenset({"p", "n", "model.onnx", "too high"})] == 2
+    assert found["dataflow_node_failed_total", frozenset({"p", "n", "model.onnx", "ValueError"})] == 1
+    assert found["dataflow_stage_up", frozenset({"p", "s"})] == 1
+    assert found["dataflow_stage_lag_records", frozenset({"p", "s"})] == 7
+    assert found["dataflow_edge_bytes_total", frozenset({"p", "e"})] == 100
+    assert found["dataflow_gateway_requests_total", frozenset({"p", "200"})] == 1
+    assert found["dataflow_node_seconds_count", frozenset({"p", "n", "model.onnx"})] == 1
 
 
 def test_unknown_lag_is_not_zero() -> None:
     metrics = Metrics()
     metrics.stage("p", "s")
-    assert ("dataflow_stage_lag_records", ("p", "s")) not in samples(metrics)
+    assert ("dataflow_stage_lag_records", frozenset({"p", "s"})) not in samples(metrics)
 
 
 def test_get_or_create() -> None:
