@@ -314,7 +314,9 @@ def read_reference(path: Path, fields: Sequence[Field], names: Mapping[str, Sequ
     from pyarrow import parquet
 
     wanted = _columns_for(path, fields, names)
-    table = parquet.read_table(path, columns=[column for columns in wanted for column in columns])
+    # Not `read_table`: that imports pandas, which costs a worker a second and tens of megabytes.
+    with parquet.ParquetFile(path) as file:
+        table = file.read(columns=[column for columns in wanted for column in columns])
     parts: list[Column] = []
     for field, columns in zip(fields, wanted, strict=True):
         if columns == [field.name] and field.type.is_tensor:
