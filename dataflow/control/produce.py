@@ -66,8 +66,13 @@ class TopicProducer:
         self.refused = 0
         self.refusal = ""
 
-    def send(self, columns: Mapping[str, Column], count: int) -> Sent:
-        """Hand over `count` rows of columns of the contract; does not wait for the acknowledgement (`flush` does)."""
+    def send(
+        self, columns: Mapping[str, Column], count: int, carried: Sequence[Sequence[Header]] | None = None
+    ) -> Sent:
+        """Hand over `count` rows of columns of the contract; does not wait for the acknowledgement (`flush` does).
+
+        `carried` are headers of each row's own: they travel with it through a pipeline.
+        """
         encoded = self._codec.encode(columns, count)
         failed: dict[int, DataflowError] = dict(encoded.failed)
         keys = encode_keys(self._stream.schema, self._key, columns, count, self._key_encoding)
@@ -77,10 +82,9 @@ class TopicProducer:
         for row, (value, key, record_id) in enumerate(zip(encoded.values, keys, made, strict=True)):
             if row in failed:
                 continue
+            head: list[Header] = [(headers.ID, record_id), *schema, *(carried[row] if carried else ())]
             try:
-                self._producer.send(
-                    self.topic, value, key, [(headers.ID, record_id), *schema], on_delivery=self._delivered
-                )
+                self._producer.send(self.topic, value, key, head, on_delivery=self._delivered)
             except RecordTooLargeError as error:
                 failed[row] = CodecError(error.message, row=row, hint=error.hint)
         self._producer.poll(0)

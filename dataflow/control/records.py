@@ -13,7 +13,7 @@ from dataflow.core import headers, ids
 from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import CodecError, ExpressionError
 from dataflow.core.privacy import MASK, is_private, masked, masked_schema
-from dataflow.core.schema import Column, Schema, column_of
+from dataflow.core.schema import Column, Field, FieldType, Schema, column_of
 from dataflow.expressions import parse_expression
 from dataflow.planner.plan import DEAD_LETTERS, EdgePlan, Plan
 from dataflow.spec.topics import TopicSpec
@@ -60,7 +60,9 @@ class Stream:
         return self.private_key or any(is_private(f) for f in self.schema)
 
 
-DEAD_LETTER_STREAM: Final = Stream(DEAD_LETTERS, (DEAD_LETTERS,), Schema.of(value="bytes"), "raw")
+# Bytes of many contracts, some of them with private fields perhaps.
+OPAQUE: Final = Schema((Field("value", FieldType("bytes", nullable=True), privacy="unknown"),))
+DEAD_LETTER_STREAM: Final = Stream(DEAD_LETTERS, (DEAD_LETTERS,), OPAQUE, "raw")
 
 
 @dataclass(frozen=True, slots=True)

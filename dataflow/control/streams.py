@@ -6,7 +6,7 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from dataflow.control.records import DEAD_LETTER_STREAM, RecordReader, Stream, TapRecord
@@ -18,7 +18,7 @@ from dataflow.core.schema import Schema
 from dataflow.planner.plan import DEAD_LETTERS, Plan
 from dataflow.runtime.schemas import SchemaStore, reader_codecs
 from dataflow.spec.loader import Project
-from dataflow.transport.api import EARLIEST, LATEST, Consumer, Fabric, Message, Position
+from dataflow.transport.api import EARLIEST, LATEST, Admin, Fabric, Message, Position, TopicInfo
 
 TOPIC_PREFIX: Final = "topic:"
 # Wake-ups of a reader that waits, and so how late it hears of `stop`.
@@ -134,8 +134,7 @@ class EdgeReader:
                 hint="was anything written yet?",
             )
         positions = [(name, p) for name, info in topics.items() for p in range(info.partitions)]
-        cluster = admin.cluster_id()
-        seeds = {p: ids.seed_of(cluster, topics[p[0]].topic_id, p[1]) for p in positions}
+        seeds = id_seeds(admin, topics)
         find_codec = reader_codecs(schemas or SchemaStore(fabric), stream.codec, stream.schema)
         self._reader = RecordReader(
             stream, find_codec, seeds, where=where, record_id=record_id, show_private=show_private
@@ -163,42 +162,66 @@ class EdgeReader:
 
     def batches(self) -> Iterator[list[TapRecord]]:
         """The records in runs of what was at hand, none empty."""
-        if not self._follow and self.behind == 0:
-            return
         left = self._limit
-        consumer = self._fabric.consumer()
-        try:
-            consumer.assign(self._starts)
-            for messages in self._messages(consumer):
-                made = self._reader.read(messages)
-                if left is not None:
-                    made = made[:left]
-                    left -= len(made)
-                if made:
-                    yield made
-                if left == 0:
-                    return
-        finally:
-            consumer.close()
+        for messages in read_messages(
+            self._fabric, self._starts, self._ends, follow=self._follow, stop=self._stop
+        ):
+            made = self._reader.read(messages)
+            if left is not None:
+                made = made[:left]
+                left -= len(made)
+            if made:
+                yield made
+            if left == 0:
+                return
 
-    def _messages(self, consumer: Consumer) -> Iterator[list[Message]]:
-        merge = Merge(self._starts, self._ends)
+
+def read_messages(
+    fabric: Fabric,
+    starts: Mapping[Position, int],
+    ends: Mapping[Position, int],
+    *,
+    follow: bool = False,
+    stop: threading.Event | None = None,
+) -> Iterator[list[Message]]:
+    """The messages between offsets (end exclusive), and with `follow` all that come after, until `stop`.
+
+    Oldest first as far as what is at hand tells. Raises TransportError.
+    """
+    merge = Merge(starts, ends)
+    if not merge.behind and not follow:
+        return
+    consumer = fabric.consumer()
+    try:
+        consumer.assign(starts if follow else {p: starts[p] for p in merge.behind})
         heard = time.monotonic()
-        while not self._stop.is_set():
+        while stop is None or not stop.is_set():
             fetched = consumer.poll(MAX_BATCH_RECORDS, POLL_S)
             if fetched:
                 heard = time.monotonic()
-                merge.add(fetched, beyond=self._follow)
+                merge.add(fetched, beyond=follow)
             elif merge.behind:
                 merge.reached(consumer.position(sorted(merge.behind)))
                 if time.monotonic() - heard > QUIET_S:
-                    self._fabric.admin().offsets(list(self._ends), LATEST)  # raises if the broker is away
+                    fabric.admin().offsets(list(ends), LATEST)  # raises if the broker is away
                     merge.behind.clear()
             ready = merge.take()
             for at in range(0, len(ready), MAX_BATCH_RECORDS):
                 yield ready[at : at + MAX_BATCH_RECORDS]
-            if not merge.behind and not self._follow:
+            if not merge.behind and not follow:
                 return
+    finally:
+        consumer.close()
+
+
+def id_seeds(admin: Admin, topics: Mapping[str, TopicInfo]) -> dict[Position, int]:
+    """Seeds of the ids that records without one get, as the engine makes them; `topics` as described."""
+    cluster = admin.cluster_id()
+    return {
+        (name, p): ids.seed_of(cluster, info.topic_id, p)
+        for name, info in topics.items()
+        for p in range(info.partitions)
+    }
 
 
 class Merge:
@@ -259,19 +282,11 @@ class Merge:
 def read_at(fabric: Fabric, position: Position, offset: int) -> Message | None:
     """The one record at a position, None if the log no longer (or not yet) holds it."""
     admin = fabric.admin()
-    if position[0] not in admin.describe([position[0]]):
+    info = admin.describe([position[0]]).get(position[0])
+    if info is None or not 0 <= position[1] < info.partitions:
         return None
     low, high = admin.offsets([position], EARLIEST)[position], admin.offsets([position], LATEST)[position]
     if not low <= offset < high:
         return None
-    consumer = fabric.consumer()
-    try:
-        consumer.assign({position: offset})
-        deadline = time.monotonic() + QUIET_S
-        while time.monotonic() < deadline:
-            found: Sequence[Message] = consumer.poll(1, POLL_S)
-            if found:
-                return found[0] if found[0].offset() == offset else None
-    finally:
-        consumer.close()
-    return None
+    found = [m for part in read_messages(fabric, {position: offset}, {position: offset + 1}) for m in part]
+    return found[0] if found else None
