@@ -31,6 +31,7 @@ class PipelineDoor:
     topic: str
     partitions: int
     key: tuple[str, ...]
+    key_encoding: str
     answer: Schema
     codecs: Mapping[str, Codec]
     turns: count[int]
@@ -60,6 +61,7 @@ class PipelineDoor:
             topic,
             planned.partitions if planned is not None else entrance.partitions,
             entrance.key,
+            entrance.key_encoding,
             union(plan.pipeline, edges),
             {edge.name: codec_for(edge.codec, edge.schema) for edge in edges},
             count(),
@@ -74,7 +76,7 @@ class PipelineDoor:
         return encoded.values
 
     def keys(self, columns: Mapping[str, Column], rows: int) -> list[bytes | None]:
-        return encode_keys(self.request, self.key, columns, rows)
+        return encode_keys(self.request, self.key, columns, rows, self.key_encoding)
 
     def partition_of(self, turn: int, row: int) -> int:
         """Where a row without a key goes; `turn` is one `next(door.turns)` per request."""
