@@ -24,6 +24,8 @@ IDLE_WAIT_S: Final = 0.05
 BUSY_WAIT_S: Final = 0.005
 # One wait for acknowledgements that a caller's answer hangs on; it returns with the first of them.
 ACK_WAIT_S: Final = 0.001
+# Under steady load a change of a broadcast table is seen this late.
+TABLE_REFRESH_S: Final = 0.05
 
 
 class TableFeed(Protocol):
@@ -58,6 +60,7 @@ class StageLoop:
         self._owned: dict[int, set[Position]] = {}
         self._paused: set[int] = set()
         self._committed_at = 0.0
+        self._refreshed_at = 0.0
         self._parts: StageParts
         self._consumer: Consumer
         self._producer: Producer
@@ -108,7 +111,9 @@ class StageLoop:
         messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
         if messages:
             self._dispatch(messages)
-        else:
+        now = time.monotonic()
+        if not messages or now - self._refreshed_at > TABLE_REFRESH_S:
+            self._refreshed_at = now
             self._parts.tables.refresh()
         now_ms = int(self._clock() * 1000)
         for task in self._tasks.values():
@@ -195,6 +200,8 @@ class StageLoop:
         for position in positions:
             partition = position[1]
             self._owned.setdefault(partition, set()).add(position)
+            if partition in self._paused:
+                self._consumer.pause([position])
             if partition not in self._tasks:
                 self._tasks[partition] = Task(self._parts.program, partition, self._producer)
 
@@ -214,10 +221,10 @@ class StageLoop:
             partition = position[1]
             owned = self._owned.get(partition, set())
             owned.discard(position)
-            self._paused.discard(partition)
             if not owned:
                 self._owned.pop(partition, None)
                 self._tasks.pop(partition, None)
+                self._paused.discard(partition)  # what is still owned is resumed once its task has room
             elif partition not in self._tasks:
                 self._tasks[partition] = Task(self._parts.program, partition, self._producer)
 

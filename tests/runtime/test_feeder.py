@@ -76,9 +76,8 @@ def test_fed_once_over_a_restart_and_by_one_of_two(project: Path, fabric: Fabric
     consumer = fabric.consumer()
     consumer.assign({(topic, 0): EARLIEST})
     found: list[bytes | None] = []
-    wait_for(
-        lambda: found.extend(m.value() for m in consumer.poll(500, 0.05)) or len(found) >= RECORDS, "reading"
-    )
+    while len(found) < RECORDS and (messages := consumer.poll(500, 10)):
+        found += [m.value() for m in messages]
     consumer.close()
     assert len(found) == RECORDS
     assert len(set(found)) == RECORDS
