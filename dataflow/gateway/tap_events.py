@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -13,12 +13,12 @@ from dataflow.codecs.values import to_jsonable
 from dataflow.core import headers
 from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import DataflowError, GatewayError
-from dataflow.core.schema import Field, FieldType, Schema
+from dataflow.core.privacy import MASK, is_private, masked
+from dataflow.core.schema import Schema
 from dataflow.expressions import parse_expression
 from dataflow.planner.plan import EdgePlan, Plan
 from dataflow.transport.api import Message
 
-MASK: Final = "***"
 WriterOf = Callable[[bytes], Schema | None]
 
 
@@ -46,7 +46,7 @@ class Events:
         self._writer_of = writer_of
         self._codec = codec_for(edge.codec, edge.schema)
         self._codecs: dict[bytes, Codec] = {self._codec.fingerprint: self._codec, b"": self._codec}
-        self._hidden = () if private else tuple(f for f in edge.schema if _is_private(f))
+        self._hidden = () if private else tuple(f for f in edge.schema if is_private(f))
         self._hide_key = not private and _has_private_key(plan)
         self._where = parse_expression(where, edge.schema, where="where") if where else None
         if self._where is not None:
@@ -146,35 +146,6 @@ class Events:
             return key.decode()
         except UnicodeDecodeError:
             return "0x" + key.hex()
-
-
-def _is_private(declared: Field) -> bool:
-    """Whether a field or anything in it is labelled."""
-    return bool(declared.privacy) or any(_is_private(f) for f in _members(declared.type))
-
-
-def _members(field_type: FieldType) -> tuple[Field, ...]:
-    while field_type.kind == "list" and field_type.item is not None:
-        field_type = field_type.item
-    return field_type.fields
-
-
-def masked(declared: Field, value: Any) -> Any:
-    """`value` as JSON says it, with what is private in it replaced."""
-    if value is None:
-        return None
-    if declared.privacy:
-        return MASK
-    members = {f.name: f for f in _members(declared.type)}
-
-    def walk(part: Any) -> Any:
-        if isinstance(part, list):
-            return [walk(item) for item in part]
-        if isinstance(part, dict):
-            return {n: masked(members[n], v) if n in members else v for n, v in part.items()}
-        return part
-
-    return walk(value)
 
 
 def _has_private_key(plan: Plan) -> bool:
