@@ -1,17 +1,12 @@
-"""What commands share: where the project is, which cluster is meant, how a model's build is told."""
+"""What commands share: where the project is, which cluster is asked for, how a model's build is told."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from dataflow.spec import Project
-    from dataflow.transport.kafka import KafkaFabric
 
 SETTINGS_FILE: Final = "dataflow.yaml"
 BOOTSTRAP_VARIABLE: Final = "DATAFLOW_BOOTSTRAP"
@@ -50,20 +45,6 @@ def bootstrap_option(command: Command) -> Command:
         metavar="HOST:PORT",
         help="Cluster to use, in place of the one in dataflow.yaml.",
     )(command)
-
-
-def cluster_address(project: Project, bootstrap: str = "") -> str:
-    """The cluster meant: the option's, else the environment's, else that of `dataflow.yaml`; "" for none."""
-    return bootstrap or os.environ.get(BOOTSTRAP_VARIABLE, "") or project.settings.kafka.bootstrap
-
-
-def connect(project: Project, bootstrap: str) -> KafkaFabric:
-    """The cluster at `bootstrap`, under the project's own `kafka:` settings. The caller closes it."""
-    from dataflow.transport.kafka import KafkaFabric
-
-    settings = project.settings.kafka.settings(project.folder)
-    settings.pop("bootstrap.servers", None)
-    return KafkaFabric(bootstrap, settings)
 
 
 def tell_build(name: str, line: str) -> None:

@@ -57,7 +57,13 @@ def _properties(model: type[BaseModel]) -> tuple[Mapping[str, Any], Mapping[str,
         schema = model.model_json_schema(mode="validation")
     except PydanticInvalidForJsonSchema:
         return {}, {}
-    return schema.get("properties", {}), schema.get("$defs", {})
+    definitions: Mapping[str, Any] = schema.get("$defs", {})
+    # A model that holds itself is a reference; one with a shorthand is one of several forms.
+    root = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    for form in (root, *root.get("anyOf", ())):
+        if "properties" in form:
+            return form["properties"], definitions
+    return {}, definitions
 
 
 def _extra_text(model: type[BaseModel]) -> str:
@@ -75,7 +81,7 @@ def type_text(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         target = definitions.get(name, {})
-        return name if target.get("type") == "object" or not target else type_text(target, definitions)
+        return "mapping" if not target else type_text(target, definitions)
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
         return " or ".join(dict.fromkeys(type_text(o, definitions) for o in options))

@@ -1,8 +1,9 @@
-"""`dataflow model`: look into model files."""
+"""`dataflow model`: build models, and look into their files."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dataflow.core.errors import ModelError
+from dataflow.cli.context import project_option, tell_build
+from dataflow.core.errors import ModelError, SpecError, nearest
 from dataflow.serving.signature import Port, Signature, read_signature
 
 
 @click.group()
 def model() -> None:
-    """Inspect models."""
+    """Build and look into models."""
 
 
 @model.command()
@@ -33,6 +35,56 @@ def inspect(file: Path, form: str) -> None:
         click.echo(json.dumps(as_json(file, signature), indent=2))
         return
     _print(file, signature)
+
+
+@model.command()
+@click.argument("names", nargs=-1)
+@project_option
+def build(names: tuple[str, ...], project: Path) -> None:
+    """Build the models NAMES (all if none is named) that are missing, or whose inputs have changed."""
+    from dataflow.control.assemble import build_models
+    from dataflow.spec import load_project
+
+    declared = load_project(project, environ=os.environ)
+    for name in names:
+        if name not in declared.models:
+            raise SpecError(f"no model '{name}'", hint=nearest(name, declared.models))
+    for name in names or declared.models:
+        made = build_models(declared, [name], tell_build)[name]
+        click.echo(f"{name}: {made.file}, sha256 {made.digest[:12]}")
+
+
+@model.command(name="list")
+@project_option
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def list_models(project: Path, form: str) -> None:
+    """List the declared models: the file, whether it is there, and how it is made."""
+    from dataflow.spec import load_project
+
+    declared = load_project(project, environ=os.environ).models
+    rows = [
+        {
+            "name": name,
+            "file": str(found.folder.relative_to(project) / found.spec.file),
+            "exists": (found.folder / found.spec.file).is_file(),
+            "build": found.spec.build,
+            "doc": found.spec.doc,
+        }
+        for name, found in declared.items()
+    ]
+    if form == "json":
+        click.echo(json.dumps({"models": rows}, indent=2))
+        return
+    if not rows:
+        click.echo("no models are declared")
+        return
+    table = Table("model", "file", "", "build", box=None, pad_edge=False)
+    for row in rows:
+        state = "there" if row["exists"] else "[yellow]not built[/]"
+        lines = str(row["build"]).strip().splitlines()
+        command = lines[0] + (" ..." if len(lines) > 1 else "") if lines else ""
+        table.add_row(escape(str(row["name"])), escape(str(row["file"])), state, escape(command))
+    Console().print(table)
 
 
 def as_json(file: Path, signature: Signature) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataflow.cli.context import cluster_address, connect, project_option, tell_build
-from dataflow.core.errors import PlanError, SpecError
+from dataflow.cli.context import project_option, tell_build
+from dataflow.core.errors import PlanError
 
 if TYPE_CHECKING:
     from dataflow.planner.plan import Plan
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     help="Print what changed since this output of --format json.",
 )
 @click.option("--bootstrap", default="", metavar="HOST:PORT", help="Compare with this cluster.")
-@click.option(
-    "--compare", is_flag=True, help="Compare with the cluster of dataflow.yaml or DATAFLOW_BOOTSTRAP."
-)
+@click.option("--compare", is_flag=True, help="Compare with the cluster that other commands use.")
 def plan(
     pipelines: tuple[str, ...], project: Path, form: str, older: Path | None, bootstrap: str, compare: bool
 ) -> None:
@@ -45,12 +43,11 @@ def plan(
 
     made = assemble(project, pipelines, environ=os.environ, on_build=tell_build)
     for warning in made.warnings:
-        click.echo(str(warning), err=True)
+        click.secho(str(warning), fg="yellow", err=True)
     if compare or bootstrap:
-        address = cluster_address(made.project, bootstrap)
-        if not address:
-            raise SpecError("no cluster to compare with", hint="--bootstrap HOST:PORT")
-        fabric = connect(made.project, address)
+        from dataflow.control.connect import connect
+
+        fabric = connect(project, bootstrap or None, os.environ)
         try:
             _compare(fabric, made.plans, form)
         finally:
