@@ -19,13 +19,12 @@ MINIMUM_TURNAROUND_MINUTES = 30.0
 
 
 class Offer(TypedDict):
-    """What to do about one late flight. `offers` is the number of passengers to ask, 0 in a notice to the crew."""
+    """What to do about one late flight. `offers` is the number of passengers to ask, 0 in a notice to the crew.
 
-    flight_id: str
-    tailnum: str
-    carrier: str
-    flight: int
-    dest: str
+    Which flight it is, the pipeline keeps beside it: a field that is kept also keeps its contract, private labels
+    included.
+    """
+
     action: Literal["rebook", "crew_notice"]
     delay_minutes: float
     offers: int
@@ -35,7 +34,7 @@ class Offer(TypedDict):
 def offer(row: Mapping[str, Any]) -> Offer:
     """Offer another flight to those who will miss a connection, or to everyone when the delay is long.
 
-    `row` needs flight_id, tailnum, carrier, flight, dest, seats (None if unknown) and delay (predicted, minutes).
+    `row` needs carrier, flight, dest, seats (None if unknown) and delay (predicted, minutes).
     """
     delay_minutes = float(row["delay"])
     seats = TYPICAL_SEATS if row["seats"] is None else int(row["seats"])
@@ -66,11 +65,6 @@ def _notice(
     delay_minutes = round(float(row["delay"]), 1)
     name = f"{row['carrier']} {row['flight']} to {row['dest']}"
     return Offer(
-        flight_id=row["flight_id"],
-        tailnum=row["tailnum"],
-        carrier=row["carrier"],
-        flight=int(row["flight"]),
-        dest=row["dest"],
         action=action,
         delay_minutes=delay_minutes,
         offers=offers,
