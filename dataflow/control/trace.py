@@ -265,7 +265,7 @@ def _account(fabric: Fabric, plans: Mapping[str, Plan], hops: Sequence[Hop]) -> 
             if not read:
                 continue
             name = f"{plan.pipeline}.{stage.name}"
-            committed = _committed(fabric, stage)
+            committed = _committed(fabric, stage, {(h.record.topic, h.record.partition) for h in read})
             late = [
                 h for h in read if h.record.offset >= committed.get((h.record.topic, h.record.partition), 0)
             ]
@@ -276,9 +276,9 @@ def _account(fabric: Fabric, plans: Mapping[str, Plan], hops: Sequence[Hop]) -> 
     return _Accounts(tuple(waiting), tuple(ended), settled=bool(hops) and not waiting and not ended)
 
 
-def _committed(fabric: Fabric, stage: StagePlan) -> dict[Position, int]:
+def _committed(fabric: Fabric, stage: StagePlan, positions: Iterable[Position]) -> dict[Position, int]:
     try:
-        return fabric.admin().group_offsets(stage.group)
+        return fabric.admin().group_offsets(stage.group, sorted(positions))
     except DataflowError:
         return {}  # not allowed to ask: it counts as not yet processed
 

@@ -176,7 +176,7 @@ def lag_of(shop: Workshop, plan: Plan, stage: StagePlan) -> int:
     topics = [t for e in stage.reads for t in plan.edges[e].topics]
     positions = [(t, n) for t in topics for n in range(plan.topics[t].partitions)]
     ends = admin.offsets(positions, LATEST)
-    committed = admin.group_offsets(stage.group)
+    committed = admin.group_offsets(stage.group, positions)
     missing = [p for p in positions if p not in committed]
     starts = {**admin.offsets(missing, EARLIEST), **committed}
     return sum(max(ends[p] - starts.get(p, 0), 0) for p in positions)

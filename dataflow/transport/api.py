@@ -135,8 +135,8 @@ class Admin(Protocol):
         """Offset of each partition at EARLIEST, LATEST (its end) or the first record with time >= `at` (Unix ms)."""
         ...
 
-    def group_offsets(self, group: str) -> dict[Position, int]:
-        """Committed offsets of a group; {} if it has none."""
+    def group_offsets(self, group: str, positions: Sequence[Position]) -> dict[Position, int]:
+        """Committed offsets of a group at those of `positions` where it has any."""
         ...
 
     def close(self) -> None: ...

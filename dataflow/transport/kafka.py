@@ -85,6 +85,8 @@ class KafkaFabric:
 
     def close(self) -> None:
         with self._lock:
+            if self._admin is not None:
+                self._admin.close()
             self._admin = None
 
     def _for_role(self, role: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -31,7 +32,10 @@ class KafkaAdmin:
     """Thread-safe: librdkafka's admin client is, and every call waits for its own futures."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._client = AdminClient(dict(settings), logger=log)
+        self._settings = dict(settings)
+        self._client = AdminClient(self._settings, logger=log)
+        self._asking: dict[str, ck.Consumer] = {}  # by group
+        self._lock = threading.Lock()
 
     def cluster_id(self) -> str:
         found = self._wait(
@@ -140,16 +144,20 @@ class KafkaAdmin:
         late = [p for p, offset in found.items() if offset < 0]  # no record as young as that: the end
         return {**found, **(self.offsets(late, LATEST) if late else {})}
 
-    def group_offsets(self, group: str) -> dict[Position, int]:
-        request = [ck.ConsumerGroupTopicPartitions(group)]
-        future = self._client.list_consumer_group_offsets(request, request_timeout=ADMIN_TIMEOUT_S)[group]
+    def group_offsets(self, group: str, positions: Sequence[Position]) -> dict[Position, int]:
+        if not positions:
+            return {}
+        # Asked by a consumer that never joins: librdkafka's admin client ends the process with a segmentation fault
+        # when the broker says that the group's coordinator has moved (its issue 5040).
+        with self._lock:
+            asking = self._asking.get(group)
+            if asking is None:
+                asking = self._asking[group] = ck.Consumer({**self._settings, "group.id": group}, logger=log)
         try:
-            found = future.result(ADMIN_TIMEOUT_S)
+            found = asking.committed([ck.TopicPartition(*p) for p in positions], timeout=ADMIN_TIMEOUT_S)
         except ck.KafkaException as error:
-            if error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
             raise translated(error.args[0], f"asking the offsets of group '{group}'") from error
-        return {(p.topic, p.partition): p.offset for p in found.topic_partitions or () if p.offset >= 0}
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def group_session_ms(self) -> int | None:
         """Session timeout of the broker's KIP-848 groups, None where it has none or may not be asked."""
@@ -175,4 +183,8 @@ class KafkaAdmin:
             raise translated(error.args[0], doing) from error
 
     def close(self) -> None:
-        """Kept by the fabric: a collected AdminClient fails the futures of calls in flight."""
+        """The client itself is kept by the fabric: a collected one fails the futures of calls in flight."""
+        with self._lock:
+            for consumer in self._asking.values():
+                consumer.close()
+            self._asking = {}

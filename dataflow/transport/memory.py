@@ -175,9 +175,10 @@ class MemoryFabric:
                 return message.offset()
         return partition.end
 
-    def group_offsets(self, group: str) -> dict[Position, int]:
+    def group_offsets(self, group: str, positions: Sequence[Position]) -> dict[Position, int]:
         with self.changed:
-            return dict(self.groups[group].offsets) if group in self.groups else {}
+            offsets = self.groups[group].offsets if group in self.groups else {}
+            return {p: offsets[p] for p in positions if p in offsets}
 
     # Shared with producers and consumers of this module.
     def topic(self, name: str) -> _Topic:

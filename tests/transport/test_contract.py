@@ -136,8 +136,8 @@ def test_group_goes_on_where_it_committed(fabric: Fabric, unique: str) -> None:
     first.commit({(unique, 0): 2}, wait=True)
     assert first.committed([(unique, 0)]) == {(unique, 0): 2}
     first.close()
-    assert fabric.admin().group_offsets(unique) == {(unique, 0): 2}
-    assert fabric.admin().group_offsets(unique + "-none") == {}
+    assert fabric.admin().group_offsets(unique, [(unique, 0)]) == {(unique, 0): 2}
+    assert fabric.admin().group_offsets(unique + "-none", [(unique, 0)]) == {}
     second = fabric.consumer(unique)
     second.subscribe([unique], Owner())
     assert [m.value() for m in read(second, 2)] == [b"2", b"3"]
@@ -176,7 +176,7 @@ def test_a_revoked_member_may_still_commit(fabric: Fabric, unique: str) -> None:
     consumer.subscribe([unique], owner)
     read(consumer, 2)
     consumer.close()
-    assert fabric.admin().group_offsets(unique) == {(unique, 0): 1}
+    assert fabric.admin().group_offsets(unique, [(unique, 0)]) == {(unique, 0): 1}
 
 
 def test_paused_partition_is_silent_and_loses_nothing(fabric: Fabric, unique: str) -> None:
