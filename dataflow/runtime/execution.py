@@ -1,28 +1,22 @@
 """One fetched batch on its way through a stage. Pure: the time comes in, nothing sleeps, nothing is sent.
 
 Nodes run in topological order, each with what its upstream nodes emitted. Rows that failed in a retryable way wait
-for their time and are run again at that node; the batch is not over before them.
+for their time and are run again at that node; the batch is not over before them. What the node gave for other rows of
+the same keys is held back until then: order per key is kept, and no other key waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from dataflow.core.batch import Batch, Row
+import numpy as np
+
+from dataflow.core.batch import Batch, Row, concatenate
 from dataflow.core.outcomes import Loss
 from dataflow.planner.plan import RetryPolicy
 from dataflow.runtime.nodes import NodeRunner
-
-
-@dataclass(frozen=True)
-class Program:
-    """A stage ready to run: its nodes in order, and which of them an edge feeds, as (index of node, input port)."""
-
-    runners: tuple[NodeRunner, ...]
-    feeds: Mapping[str, tuple[tuple[int, str], ...]]
-    edges_of: tuple[Mapping[str, str], ...]  # by node index: output port -> edge name
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +29,35 @@ class Ended:
     error: str = ""
 
 
+# Makes a batch what its edge will hold: the rows that can be written, and those that cannot.
+Seal = Callable[[Batch], tuple[Batch, list[Ended]]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A stage ready to run: its nodes in order, and which of them an edge feeds, as (index of node, input port).
+
+    `seals` by edge: a row that its edge cannot hold ends there, and no node of this stage sees it either. Fused or cut,
+    the same rows go on.
+    """
+
+    runners: tuple[NodeRunner, ...]
+    feeds: Mapping[str, tuple[tuple[int, str], ...]]
+    edges_of: tuple[Mapping[str, str], ...]  # by node index: output port -> edge name
+    seals: Mapping[str, Seal] = field(default_factory=dict)
+
+
 @dataclass(order=True, slots=True)
 class _Work:
+    """`held`: what the node gave already, by port, for rows whose keys wait for this work."""
+
     due_ms: int
     node: int
     sequence: int
     port: str = field(compare=False)
     batch: Batch = field(compare=False)
     attempt: int = field(compare=False, default=1)
+    held: list[tuple[str, Batch]] = field(compare=False, default_factory=list)
 
 
 class Execution:
@@ -73,41 +88,86 @@ class Execution:
     def _run(self, work: _Work, now_ms: int) -> None:
         runner = self._program.runners[work.node]
         result = runner.run(work.batch, work.port)
-        edges = self._program.edges_of[work.node]
-        for port, batch in result.emitted:
-            if len(batch):
-                edge = edges[port]
-                self.written.append((edge, batch))
-                self._offer(edge, batch)
         rows = work.batch.rows
         for loss in result.dropped:
             runner.metrics.dropped.add(loss.reason)
             self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name))
-        if result.failed:
-            self._fail(work, result.failed, runner, now_ms)
-
-    def _fail(self, work: _Work, losses: list[Loss], runner: NodeRunner, now_ms: int) -> None:
-        policy = runner.plan.retry
-        again = [x.row for x in losses if x.retryable and work.attempt < policy.attempts]
+        again = self._fail(work, result.failed, runner) if result.failed else []
+        emitted = _merged(work.held, result.emitted) if work.held else result.emitted
+        held: list[tuple[str, Batch]] = []
         if again:
-            runner.metrics.retries += len(again)
-            due_ms = now_ms + backoff_ms(policy, work.attempt)
-            self._push(work.node, work.port, work.batch.take(again), due_ms, work.attempt + 1)
+            emitted, held = _split(emitted, {rows[i].key for i in again} - {None})
+            due_ms = now_ms + backoff_ms(runner.plan.retry, work.attempt)
+            self._push(work.node, work.port, work.batch.take(again), due_ms, work.attempt + 1, held)
+        for port, batch in emitted:
+            if len(batch):
+                self._write(self._program.edges_of[work.node][port], batch)
+
+    def _write(self, edge: str, batch: Batch) -> None:
+        seal = self._program.seals.get(edge)
+        if seal is not None:
+            batch, ended = seal(batch)
+            self.ended += ended
+        if len(batch):
+            self.written.append((edge, batch))
+            self._offer(edge, batch)
+
+    def _fail(self, work: _Work, losses: list[Loss], runner: NodeRunner) -> list[int]:
+        """End the rows that failed for good; the others, to be run again."""
+        policy = runner.plan.retry
+        again = sorted(x.row for x in losses if x.retryable and work.attempt < policy.attempts)
+        runner.metrics.retries += len(again)
         retried = set(again)
         for loss in losses:
             if loss.row not in retried:
                 runner.metrics.failed.add(loss.error)
                 row = work.batch.rows[loss.row]
                 self.ended.append(Ended(row, loss.reason, runner.plan.name, loss.error))
+        return again
 
     def _offer(self, edge: str, batch: Batch) -> None:
         for node, port in self._program.feeds.get(edge, ()):
             self._push(node, port, batch, 0, 1)
 
-    def _push(self, node: int, port: str, batch: Batch, due_ms: int, attempt: int) -> None:
+    def _push(
+        self,
+        node: int,
+        port: str,
+        batch: Batch,
+        due_ms: int,
+        attempt: int,
+        held: list[tuple[str, Batch]] | None = None,
+    ) -> None:
         self._sequence += 1
         # Order: due first, then upstream nodes before downstream ones, then first come.
-        heappush(self._queue, _Work(due_ms, node, self._sequence, port, batch, attempt))
+        heappush(self._queue, _Work(due_ms, node, self._sequence, port, batch, attempt, held or []))
+
+
+def _split(
+    emitted: list[tuple[str, Batch]], keys: set[bytes | None]
+) -> tuple[list[tuple[str, Batch]], list[tuple[str, Batch]]]:
+    """What may go out, and what waits because its key does. A record without a key waits for nobody."""
+    free: list[tuple[str, Batch]] = []
+    held: list[tuple[str, Batch]] = []
+    for port, batch in emitted:
+        waits = np.array([row.key in keys for row in batch.rows], dtype=bool)
+        if not waits.any():
+            free.append((port, batch))
+            continue
+        held.append((port, batch.take(np.flatnonzero(waits))))
+        free.append((port, batch.take(np.flatnonzero(~waits))))
+    return free, held
+
+
+def _merged(held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
+    """One batch a port, in the order in which the records were read."""
+    made = []
+    for port in dict.fromkeys(p for p, _ in (*held, *emitted)):
+        parts = [b for p, b in (*held, *emitted) if p == port]
+        batch = concatenate(parts[0].schema, parts)
+        order = np.argsort(np.array([row.source for row in batch.rows], dtype=np.intp), kind="stable")
+        made.append((port, batch.take(order)))
+    return made
 
 
 def backoff_ms(policy: RetryPolicy, attempt: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from dataflow.core import ids
-from dataflow.core.batch import Batch, Row
+from dataflow.core.batch import Batch, Row, concatenate
 from dataflow.core.errors import NodeError
 from dataflow.core.outcomes import UNTOUCHED, Emission, Loss, Out
 from dataflow.core.schema import Schema
@@ -58,7 +59,7 @@ class NodeRunner:
             else:
                 with self._tracing.node(self.plan.name, self.plan.kind, len(batch)):
                     self.node.process(batch, out, port)
-        except Exception as error:  # noqa: BLE001  (user code: whatever comes is the rows' failure)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (user code: whatever comes is the rows' failure)
             missed = np.flatnonzero(out.state == UNTOUCHED).tolist()
             out.fail(missed, str(error) or type(error).__name__, error=type(error).__name__)
         out.settle()
@@ -66,20 +67,24 @@ class NodeRunner:
         metrics.seconds.observe(time.perf_counter() - started)
         metrics.batch_records.observe(len(batch))
         metrics.records += len(batch)
-        emitted = []
+        emitted: dict[str, list[Batch]] = {}
+        broken: dict[int, str] = {}
+        families = _families(out.emissions)
+        ordinals: dict[tuple[str, int], int] = {}
         for emission in out.emissions:
+            rows = self._rows(emission, batch, families.get(emission.port, frozenset()), ordinals)
             try:
-                emitted.append((emission.port, self._checked(emission, batch)))
+                emitted.setdefault(emission.port, []).append(self._checked(emission, rows))
             except NodeError as error:
                 # The rows count as emitted; a node that breaks its contract loses all it emitted here.
-                rows = sorted(set(emission.parents.tolist()))
-                out.failed.extend(Loss(r, str(error), "ContractBroken") for r in rows)
-        return NodeResult(emitted, out.dropped, out.failed)
+                broken |= dict.fromkeys(emission.parents.tolist(), str(error))
+        out.failed.extend(Loss(r, broken[r], "ContractBroken") for r in sorted(broken))
+        made = [(port, _in_order(batches)) for port, batches in emitted.items() if batches]
+        return NodeResult(made, out.dropped, out.failed)
 
-    def _checked(self, emission: Emission, batch: Batch) -> Batch:
-        """The emitted records as a batch of the port's contract, with their ids."""
+    def _checked(self, emission: Emission, rows: Sequence[Row]) -> Batch:
+        """The emitted records as a batch of the port's contract."""
         schema = self._outputs[emission.port]
-        rows = self._rows(emission, batch)
         columns = emission.columns
         if emission.reuse is not None and emission.reuse.schema is schema:
             return Batch(schema, columns, rows, emission.reuse.encoded)
@@ -109,18 +114,27 @@ class NodeRunner:
         extra = [n for n in columns if n not in schema]
         return f"{self.plan.name}: columns differ from the contract: missing {missing}, not declared {extra}"
 
-    def _rows(self, emission: Emission, batch: Batch) -> list[Row] | tuple[Row, ...]:
-        parents = emission.parents.tolist()
-        if not emission.children:
-            if emission.one_to_one:
-                return list(batch.rows)
-            if len(set(parents)) == len(parents):
-                return [batch.rows[i] for i in parents]
-        ordinals: dict[int, int] = {}
+    def _rows(
+        self, emission: Emission, batch: Batch, families: Set[int], ordinals: dict[tuple[str, int], int]
+    ) -> Sequence[Row]:
+        """Identity of each emitted record: its parent's, or a child's where the row is in `families`.
+
+        Decided row by row: what else is in the batch must not matter, or running it again would give other ids.
+        `ordinals` count the children of each row over all emissions of a port.
+        """
+        if not emission.children and not families:
+            return (
+                list(batch.rows)
+                if emission.one_to_one
+                else [batch.rows[i] for i in emission.parents.tolist()]
+            )
         rows = []
-        for parent in parents:
-            ordinal = ordinals.get(parent, 0)
-            ordinals[parent] = ordinal + 1
+        for parent in emission.parents.tolist():
+            if not emission.children and parent not in families:
+                rows.append(batch.rows[parent])
+                continue
+            ordinal = ordinals.get((emission.port, parent), 0)
+            ordinals[emission.port, parent] = ordinal + 1
             rows.append(self._child(batch.rows[parent], emission.port, ordinal))
         return rows
 
@@ -136,3 +150,24 @@ class NodeRunner:
             parent.attempt,
             (parent.id,),
         )
+
+
+def _families(emissions: Sequence[Emission]) -> dict[str, set[int]]:
+    """By port, the rows that more than one record was emitted for: those records need ids of their own."""
+    if len(emissions) == 1 and emissions[0].one_to_one:
+        return {}
+    found: dict[str, set[int]] = {}
+    for port in {e.port for e in emissions}:
+        rows = [row for e in emissions if e.port == port for row in e.parents.tolist()]
+        if len(set(rows)) < len(rows):
+            found[port] = {row for row, count in Counter(rows).items() if count > 1}
+    return found
+
+
+def _in_order(batches: Sequence[Batch]) -> Batch:
+    """What several calls emitted on one port, as one batch in the order in which the records were read."""
+    if len(batches) == 1:
+        return batches[0]
+    batch = concatenate(batches[0].schema, batches)
+    order = np.argsort(np.array([row.source for row in batch.rows], dtype=np.intp), kind="stable")
+    return batch.take(order)
