@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dataflow.core.errors import ContractError
 from dataflow.core.schema import Column, Schema, column_of
 
-Header = tuple[str, bytes]
+Header = tuple[str, bytes | None]  # Kafka allows a header without a value
 Indices = npt.NDArray[np.intp]
 
 

@@ -19,6 +19,8 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _HEX: Final = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
 # Where the 32 hex digits go in the 36 characters of the canonical text.
 _DIGITS: Final = np.array([i for i in range(36) if i not in (8, 13, 18, 23)])
+_DASHES: Final = np.array([8, 13, 18, 23])
+_IS_HEX: Final = np.isin(np.arange(256), _HEX)
 
 
 def mint(time_ms: int) -> bytes:
@@ -39,6 +41,18 @@ def joined(node: str, time_ms: int, *parts: bytes) -> bytes:
 def time_ms_of(record_id: bytes) -> int:
     """Unix time in ms within an id. Raises ValueError if `record_id` is no UUID text."""
     return uuid.UUID(record_id.decode()).int >> 80
+
+
+def malformed(texts: Sequence[bytes]) -> list[int]:
+    """Indices of those `texts` that are no canonical (lower-case) UUID text: what a stranger wrote there."""
+    made: list[int] = [i for i, text in enumerate(texts) if len(text) != 36]
+    if made or not texts:
+        whole = [i for i, text in enumerate(texts) if len(text) == 36]
+        return sorted(made + [whole[i] for i in malformed([texts[i] for i in whole])]) if whole else made
+    raw = np.frombuffer(b"".join(texts), dtype=np.uint8).reshape(len(texts), 36)
+    good = _IS_HEX[raw[:, _DIGITS]].all(axis=1) & (raw[:, _DASHES] == ord("-")).all(axis=1)
+    bad: list[int] = np.flatnonzero(~good).tolist()
+    return bad
 
 
 def seed_of(cluster: str, topic_id: str, partition: int) -> int:

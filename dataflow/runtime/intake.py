@@ -35,13 +35,14 @@ class Intake:
     ) -> tuple[Batch, list[Ended]]:
         """Messages of one partition, in order -> a batch of the good rows, and the rows that ended here.
 
-        `Row.source` is the index in `messages`. `seed` is `ids.seed_of` of the partition.
+        `Row.source` is the index in `messages`. `seed` is `ids.seed_of` of the partition. Only a record that somebody
+        waits for expires: there is nobody to tell of another, and it would be lost in silence.
         """
         rows, fingerprints = _rows(messages, seed)
         ended: list[Ended] = []
         alive: Sequence[int] = range(len(rows))
         if honour_deadlines and any(r.deadline_ms for r in rows):
-            alive = [i for i, r in enumerate(rows) if not 0 < r.deadline_ms <= now_ms]
+            alive = [i for i, r in enumerate(rows) if not (r.reply and 0 < r.deadline_ms <= now_ms)]
             late = set(range(len(rows))) - set(alive)
             ended += [Ended(rows[i], headers.STATUS_EXPIRED, "") for i in sorted(late)]
         values = [m.value() for m in messages]
@@ -94,6 +95,7 @@ def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes
     rows: list[Row] = []
     fingerprints: list[bytes] = []
     nameless: list[int] = []
+    named: list[int] = []
     for index, message in enumerate(messages):
         found = message.headers()
         if not found:
@@ -102,10 +104,12 @@ def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes
             nameless.append(index)
             continue
         row, fingerprint = _row_of(found, message.key(), index)
-        if not row.id:
-            nameless.append(index)
+        (named if row.id else nameless).append(index)
         rows.append(row)
         fingerprints.append(fingerprint)
+    if named:
+        # Strangers may write any bytes there; what is no id counts as absent.
+        nameless += [named[i] for i in ids.malformed([rows[i].id for i in named])]
     if nameless:
         times = [messages[i].timestamp()[1] for i in nameless]
         made = ids.of_positions(seed, times, [messages[i].offset() for i in nameless])
@@ -114,13 +118,16 @@ def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes
     return rows, fingerprints
 
 
-def _row_of(found: Sequence[tuple[str, bytes]], key: bytes | None, index: int) -> tuple[Row, bytes]:
+def _row_of(found: Sequence[tuple[str, bytes | None]], key: bytes | None, index: int) -> tuple[Row, bytes]:
     row = Row(b"", key, index)
     fingerprint = b""
-    carry = []
+    carry: list[tuple[str, bytes | None]] = []
     for name, value in found:
-        if name == headers.ID:
-            row.id = value if len(value) == 36 else b""  # not ours to trust: anything else is no id
+        if value is None:  # Kafka allows it, and none of ours is so
+            if name not in _OURS:
+                carry.append((name, value))
+        elif name == headers.ID:
+            row.id = value
         elif name == headers.SCHEMA:
             fingerprint = value
         elif name == headers.REPLY_TO:
