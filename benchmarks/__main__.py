@@ -1,0 +1,58 @@
+"""`python -m benchmarks NAME [--quick]`: the last line printed is the result as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import click
+
+from benchmarks import memory, onnx_model, passthrough, sync_plain
+from benchmarks.cluster import Cluster, started
+from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
+
+
+class Run(Protocol):
+    def __call__(self, cluster: Cluster, *, quick: bool) -> Outcome: ...
+
+
+BENCHMARKS: Final[dict[str, Run]] = {
+    "passthrough": passthrough.run,
+    "sync-plain": sync_plain.run,
+    "onnx": onnx_model.run,
+    "memory": memory.run,
+}
+
+
+def measure(name: str, *, quick: bool, results: Path = RESULTS, say: Callable[[str], None] = print) -> bool:
+    """Run one benchmark on a broker of its own; whether it holds. Raises BenchmarkError if it measured nothing."""
+    with started() as cluster:
+        outcome = BENCHMARKS[name](cluster, quick=quick)
+    tell(f"raw numbers in {save(outcome, results, quick=quick)}")
+    say(outcome.result.line())
+    return outcome.result.holds
+
+
+@click.command()
+@click.argument("name", type=click.Choice([*BENCHMARKS, "all"]))
+@click.option("--quick", is_flag=True, help="Few records and one pair: does it run, not how fast is it.")
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder for the raw numbers.",
+)
+def main(name: str, quick: bool, results: Path) -> None:
+    """Measure NAME. Exit code 1 when it failed to measure; a goal that is missed is told, not an error."""
+    try:
+        for each in BENCHMARKS if name == "all" else (name,):
+            measure(each, quick=quick, results=results, say=click.echo)
+    except BenchmarkError as error:
+        tell(f"Error: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Half of the baseline of `sync-plain`: V2 infer by hand, one ASGI function over one onnxruntime session.
+
+python -m benchmarks.raw_server MODEL PORT
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import uvicorn
+
+from benchmarks.projects import session_of
+
+Message = MutableMapping[str, Any]
+
+
+def application(model: Path) -> Callable[..., Awaitable[None]]:
+    session = session_of(model)
+
+    async def answer(
+        scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        del scope
+        asked = orjson.loads((await receive())["body"])
+        given = asked["inputs"][0]
+        x = np.array(given["data"], dtype=np.float32).reshape(given["shape"])
+        (y,) = session.run(["y"], {"x": x})
+        output = {"name": "y", "shape": list(y.shape), "datatype": "FP32", "data": y.ravel()}
+        body = orjson.dumps(
+            {"model_name": "mlp", "id": asked.get("id"), "outputs": [output]},
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body})
+
+    return answer
+
+
+def main(model: str, port: str) -> None:
+    uvicorn.run(
+        application(Path(model)), port=int(port), loop="uvloop", http="httptools", ws="none", lifespan="off",
+        access_log=False, log_level="warning", server_header=False, date_header=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,62 @@
+"""Each benchmark runs to its end in quick mode and says so in one line. How fast it was is not a test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.cluster import started
+from benchmarks.report import Outcome, Result, quantile, save
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "sync-plain", "memory"])
+def test_it_measures_and_checks(name: str, bootstrap: str, tmp_path: Path) -> None:
+    with started(bootstrap) as cluster:
+        outcome = BENCHMARKS[name](cluster, quick=True)
+    document = json.loads(save(outcome, tmp_path, quick=True).read_text())
+    assert document["raw"]
+    assert document["command"] == f"python -m benchmarks {name} --quick"
+    assert document["name"] == name
+    assert document["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_one_line_of_json(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "passthrough", "--quick", "--results", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert list(said) == ["name", "value", "baseline", "ratio", "goal", "holds"]
+    assert said["name"] == "passthrough"
+    assert said["holds"] == (said["ratio"] >= said["goal"])
+    raw = json.loads((tmp_path / "passthrough-quick.json").read_text())["raw"]
+    assert [r["digest"] for r in raw["ours"]] == [r["digest"] for r in raw["baseline"]]
+
+
+def test_a_result_holds_from_its_goal_on() -> None:
+    assert Result.of("x", 6.0, 10.0, 0.6, 0.6).holds
+    assert not Result.of("x", 5.9, 10.0, 0.59, 0.6).holds
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    ordered = [float(n) for n in range(1, 101)]
+    assert (quantile(ordered, 0.5), quantile(ordered, 0.99), quantile([7.0], 0.99)) == (51.0, 100.0, 7.0)
+
+
+def test_raw_numbers_say_where_they_come_from(tmp_path: Path) -> None:
+    outcome = Outcome(Result.of("x", 1.0, 2.0, 0.5, 0.5), "ms", {"runs": [1, 2]})
+    document = json.loads(save(outcome, tmp_path, quick=False).read_text())
+    assert document["machine"]["cores"]
+    assert document["versions"]["confluent-kafka"]
+    assert document["raw"] == {"runs": [1, 2]}
