@@ -80,6 +80,10 @@ class TopicGoneError(TransportError):
     """A topic vanished or was created anew while it was read."""
 
 
+class FencedError(TransportError):
+    """Somebody else took this work over: whatever was not committed belongs to them now."""
+
+
 class RecordTooLargeError(TransportError):
     """A record is larger than its topic or producer allows: the row fails, nothing else."""
 

@@ -103,6 +103,28 @@ class Consumer(Protocol):
     def close(self) -> None: ...
 
 
+class TransactionalProducer(Producer, Protocol):
+    """A producer whose records, with the offsets they come from, are seen all or not at all by read-committed readers.
+
+    One thread; `begin` before the first `send`, then `commit` or `abort`. After an exception from any of these only
+    `close` may be called: whether the transaction is through is then not known here, the committed offsets tell.
+    """
+
+    def begin(self) -> None: ...
+
+    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        """Wait for all records' acknowledgements, add the group's `offsets`, and commit.
+
+        Raises FencedError when a producer of the same name was made later, or the group has moved on; TransportError
+        when the transaction was not, or may not have been, committed.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Undo: nobody ever sees the records. Raises TransportError."""
+        ...
+
+
 @dataclass(frozen=True)
 class TopicInfo:
     """A topic as the broker has it. `config` holds only the settings asked for."""
@@ -146,6 +168,13 @@ class Fabric(Protocol):
     """A cluster: the factory of all the above. Thread-safe."""
 
     def producer(self, *, latency_first: bool = True) -> Producer: ...
+    def transactional(self, name: str) -> TransactionalProducer:
+        """A transactional producer. Any earlier one of this `name`, anywhere, is fenced and its open transaction undone.
+
+        Blocks until that is done. Raises TransportError.
+        """
+        ...
+
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
         """A consumer in `group`, or groupless. `start`: where a group without a committed offset begins."""
         ...

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
-import confluent_kafka as ck
-
 from dataflow.core import limits
-from dataflow.core.errors import (
-    OffsetOutOfRangeError,
-    RecordTooLargeError,
-    TopicGoneError,
-)
-from dataflow.transport.api import EARLIEST, LATEST, Delivered, Header, Message, Position, Rebalance
-from dataflow.transport.kafka_admin import ADMIN_TIMEOUT_S, KafkaAdmin
-from dataflow.transport.kafka_errors import GONE_ERRORS, OFFSET_ERRORS, PASSING_ERRORS, TOO_LARGE, translated
+from dataflow.transport import kafka_transactions
+from dataflow.transport.api import EARLIEST
+from dataflow.transport.kafka_admin import KafkaAdmin
+from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
+from dataflow.transport.kafka_transactions import KafkaTransaction
 
 log = logging.getLogger("dataflow.kafka")
 
@@ -69,6 +64,10 @@ class KafkaFabric:
     def producer(self, *, latency_first: bool = True) -> KafkaProducer:
         linger = {"linger.ms": 0} if latency_first else {"linger.ms": 5, "compression.type": "lz4"}
         return KafkaProducer({**_PRODUCER, **linger, **self._for_role("producer")})
+
+    def transactional(self, name: str) -> KafkaTransaction:
+        own = {**kafka_transactions.SETTINGS, "linger.ms": 0, "transactional.id": name}
+        return KafkaTransaction({**_PRODUCER, **self._for_role("producer"), **own}, name)
 
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> KafkaConsumer:
         settings = {**_CONSUMER, **self._for_role("consumer")}
@@ -133,137 +132,3 @@ class KafkaFabric:
                 }
             )
         return self._group_settings
-
-
-class KafkaProducer:
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._producer = ck.Producer(dict(settings), logger=log)
-        self._produce = self._producer.produce
-
-    def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None = None,
-        headers: list[Header] | None = None,
-        partition: int = -1,
-        on_delivery: Delivered | None = None,
-        timestamp_ms: int = 0,
-    ) -> None:
-        while True:
-            try:
-                self._produce(
-                    topic, value, key, partition, on_delivery, timestamp=timestamp_ms, headers=headers
-                )
-                return
-            except BufferError:  # our own queue is full: the broker is slower than we are
-                self._producer.poll(0.05)
-            except ck.KafkaException as error:
-                kafka_error = error.args[0]
-                if kafka_error.code() in TOO_LARGE:
-                    raise RecordTooLargeError(
-                        f"a record of {len(value or b'')} bytes for topic '{topic}'"
-                    ) from error
-                raise translated(kafka_error, f"writing to topic '{topic}'") from error
-
-    def poll(self, timeout_s: float) -> int:
-        return int(self._producer.poll(timeout_s))
-
-    def flush(self, timeout_s: float) -> int:
-        return int(self._producer.flush(timeout_s))
-
-    def close(self) -> None:
-        self._producer.flush(limits.DRAIN_TIMEOUT_MS / 1000)
-        self._producer.close()
-
-
-class KafkaConsumer:
-    def __init__(self, settings: Mapping[str, Any], start: int) -> None:
-        self._consumer = ck.Consumer(dict(settings), logger=log)
-        self._start = start
-        self._topics: tuple[str, ...] = ()
-
-    def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
-        self._topics = tuple(topics)
-
-        def assigned(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-            committed = consumer.committed(partitions, timeout=ADMIN_TIMEOUT_S) if partitions else []
-            start = ck.OFFSET_BEGINNING if self._start == EARLIEST else ck.OFFSET_END
-            for partition in committed:
-                if partition.offset < 0:
-                    partition.offset = start
-            consumer.incremental_assign(committed)
-            rebalance.assigned(_positions(committed))
-
-        def revoked(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-            rebalance.revoked(_positions(partitions))
-            consumer.incremental_unassign(partitions)
-
-        def lost(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-            rebalance.lost(_positions(partitions))
-            consumer.incremental_unassign(partitions)
-
-        self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
-
-    def assign(self, offsets: Mapping[Position, int]) -> None:
-        named = {EARLIEST: ck.OFFSET_BEGINNING, LATEST: ck.OFFSET_END}
-        self._consumer.assign([ck.TopicPartition(t, p, named.get(o, o)) for (t, p), o in offsets.items()])
-
-    def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
-        # `consume(n, timeout)` waits for n messages or the whole timeout; poll + drain has no such wait.
-        first = self._consumer.poll(timeout_s)
-        if first is None:
-            return ()
-        messages = [first]
-        if max_records > 1:
-            messages += self._consumer.consume(max_records - 1, 0)
-        if any(m.error() is not None for m in messages):
-            return [m for m in messages if self._is_record(m)]
-        return messages
-
-    def _is_record(self, message: ck.Message) -> bool:
-        error = message.error()
-        if error is None:
-            return True
-        place = f"{message.topic()}[{message.partition()}]"
-        if error.code() in OFFSET_ERRORS:
-            raise OffsetOutOfRangeError(
-                f"{place}: the committed offset is no longer in the log: {error.str()}",
-                hint="records were deleted before they were processed; move the group's offset to go on",
-            )
-        if error.code() in GONE_ERRORS:
-            raise TopicGoneError(f"{place}: {error.str()}", hint="was the topic deleted or created anew?")
-        if error.fatal() or (not error.retriable() and error.code() not in PASSING_ERRORS):
-            raise translated(error, f"reading {place}")
-        return False
-
-    def pause(self, positions: Iterable[Position]) -> None:
-        self._consumer.pause([ck.TopicPartition(*p) for p in positions])
-
-    def resume(self, positions: Iterable[Position]) -> None:
-        self._consumer.resume([ck.TopicPartition(*p) for p in positions])
-
-    def seek(self, position: Position, offset: int) -> None:
-        self._consumer.seek(ck.TopicPartition(*position, offset))
-
-    def commit(self, offsets: Mapping[Position, int], *, wait: bool) -> None:
-        partitions = [ck.TopicPartition(t, p, o) for (t, p), o in offsets.items()]
-        try:
-            self._consumer.commit(offsets=partitions, asynchronous=not wait)
-        except ck.KafkaException as error:
-            raise translated(error.args[0], "committing offsets") from error
-
-    def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
-        found = self._consumer.committed([ck.TopicPartition(*p) for p in positions], timeout=ADMIN_TIMEOUT_S)
-        return {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in found}
-
-    def position(self, positions: Sequence[Position]) -> dict[Position, int | None]:
-        found = self._consumer.position([ck.TopicPartition(*p) for p in positions])
-        return {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in found}
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
-def _positions(partitions: Iterable[ck.TopicPartition]) -> list[Position]:
-    return [(p.topic, p.partition) for p in partitions]

@@ -15,6 +15,16 @@ GONE_ERRORS: Final = (
     ck.KafkaError._UNKNOWN_PARTITION,
 )
 TOO_LARGE: Final = (ck.KafkaError.MSG_SIZE_TOO_LARGE, ck.KafkaError.INVALID_MSG_SIZE)
+FENCED: Final = (
+    ck.KafkaError._FENCED,
+    ck.KafkaError.PRODUCER_FENCED,
+    ck.KafkaError.INVALID_PRODUCER_EPOCH,
+    ck.KafkaError.ILLEGAL_GENERATION,
+    ck.KafkaError.UNKNOWN_MEMBER_ID,
+    ck.KafkaError.FENCED_INSTANCE_ID,
+    ck.KafkaError.STALE_MEMBER_EPOCH,
+    ck.KafkaError.FENCED_MEMBER_EPOCH,
+)
 PASSING_ERRORS: Final = (
     ck.KafkaError._ALL_BROKERS_DOWN,
     ck.KafkaError._TRANSPORT,

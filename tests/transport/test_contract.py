@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from dataflow.core.errors import OffsetOutOfRangeError, RecordTooLargeError
+from dataflow.core.errors import FencedError, OffsetOutOfRangeError, RecordTooLargeError
 from dataflow.transport.api import EARLIEST, LATEST, Consumer, Fabric, Header, Message, Position
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.murmur import murmur2_partition
@@ -63,7 +63,13 @@ def test_record_comes_back_as_it_was_sent(fabric: Fabric, unique: str) -> None:
     assert fabric.admin().create(unique, 2, {})
     producer = fabric.producer()
     reports: list[object] = []
-    headers: list[Header] = [("df-id", b"\x00\xff"), ("twice", b"1"), ("twice", b"2"), ("text", "é"), ("empty", b"")]
+    headers: list[Header] = [
+        ("df-id", b"\x00\xff"),
+        ("twice", b"1"),
+        ("twice", b"2"),
+        ("text", "é"),
+        ("empty", b""),
+    ]
     producer.send(
         unique, b"value", b"key", headers, 1, lambda e, _: reports.append(e), timestamp_ms=1_700_000_000_123
     )
@@ -218,3 +224,89 @@ def test_a_record_over_the_topics_limit_is_refused(fabric: Fabric, unique: str) 
     assert len(refused) == 1
     assert refused[0] is not None
     producer.close()
+
+
+def values(fabric: Fabric, topic: str, count: int) -> list[bytes | None]:
+    consumer = fabric.consumer()
+    consumer.assign({(topic, 0): EARLIEST})
+    found = [m.value() for m in read(consumer, count, 5 if count else 0.5)]
+    consumer.close()
+    return found
+
+
+def owning(fabric: Fabric, group: str, topic: str) -> Consumer:
+    """A member of `group` that owns partition 0 of `topic`."""
+    consumer = fabric.consumer(group)
+    owner = Owner()
+    consumer.subscribe([topic], owner)
+    deadline = time.monotonic() + 20
+    while not owner.owned and time.monotonic() < deadline:
+        consumer.poll(1, 0.05)
+    assert owner.owned
+    return consumer
+
+
+def test_a_transaction_is_seen_whole_with_its_offsets(fabric: Fabric, unique: str) -> None:
+    source, target = unique, unique + "-out"
+    fabric.admin().create(source, 1, {})
+    fabric.admin().create(target, 1, {})
+    fill(fabric, source, [b"in"])
+    consumer = owning(fabric, unique, source)
+    producer = fabric.transactional(unique)
+    acknowledged: list[object] = []
+    producer.begin()
+    producer.send(target, b"a", on_delivery=lambda e, _: acknowledged.append(e))
+    producer.send(target, b"b", on_delivery=lambda e, _: acknowledged.append(e))
+    assert producer.flush(10) == 0
+    assert acknowledged == [None, None]
+    assert values(fabric, target, 0) == []
+    producer.commit({(source, 0): 1}, consumer)
+    assert values(fabric, target, 2) == [b"a", b"b"]
+    assert fabric.admin().group_offsets(unique, [(source, 0)]) == {(source, 0): 1}
+    producer.close()
+    consumer.close()
+
+
+def test_an_aborted_transaction_is_never_seen(fabric: Fabric, unique: str) -> None:
+    fabric.admin().create(unique, 1, {})
+    producer = fabric.transactional(unique)
+    producer.begin()
+    producer.send(unique, b"never")
+    producer.flush(10)
+    producer.abort()
+    producer.begin()
+    producer.send(unique, b"seen")
+    consumer = fabric.consumer(unique)
+    producer.commit({}, consumer)
+    consumer.close()
+    assert values(fabric, unique, 1) == [b"seen"]
+    producer.close()
+
+
+def test_closing_undoes_what_is_open(fabric: Fabric, unique: str) -> None:
+    fabric.admin().create(unique, 1, {})
+    producer = fabric.transactional(unique)
+    producer.begin()
+    producer.send(unique, b"never")
+    producer.close()
+    fill(fabric, unique, [b"seen"])
+    assert values(fabric, unique, 1) == [b"seen"]
+
+
+def test_a_later_producer_of_the_name_fences_the_earlier(fabric: Fabric, unique: str) -> None:
+    fabric.admin().create(unique, 1, {})
+    zombie = fabric.transactional(unique)
+    zombie.begin()
+    zombie.send(unique, b"zombie")
+    zombie.flush(10)
+    heir = fabric.transactional(unique)
+    heir.begin()
+    heir.send(unique, b"heir")
+    consumer = fabric.consumer(unique)
+    with pytest.raises(FencedError):
+        zombie.commit({}, consumer)
+    heir.commit({}, consumer)
+    assert values(fabric, unique, 1) == [b"heir"]
+    zombie.close()
+    heir.close()
+    consumer.close()

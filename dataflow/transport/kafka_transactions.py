@@ -1,0 +1,99 @@
+"""Kafka transactions. librdkafka has no KIP-890: after any error whose outcome is open the producer is of no more use.
+
+A delayed EndTxn of such a producer could end a *later* transaction; one made anew under the same name has a new epoch,
+so that nothing of the old one is taken any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import confluent_kafka as ck
+
+from dataflow.core.errors import FencedError, TransportError
+from dataflow.transport.api import Consumer, Position
+from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
+from dataflow.transport.kafka_errors import FENCED, translated
+
+# An open transaction hides what comes after it from read-committed readers: this long at the most after a crash.
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+# One step of the protocol, retries included; within the transaction's own timeout.
+STEP_TIMEOUT_S: Final = 8.0
+
+SETTINGS: Final[Mapping[str, Any]] = {
+    "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+    "delivery.timeout.ms": TRANSACTION_TIMEOUT_MS,
+    # The coordinator answers CONCURRENT_TRANSACTIONS while the last commit settles; the default wait of 100 ms makes
+    # that the p99 of every commit.
+    "retry.backoff.ms": 2,
+    "retry.backoff.max.ms": 20,
+}
+
+
+class KafkaTransaction(KafkaProducer):
+    """See `transport.api.TransactionalProducer`."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str) -> None:
+        super().__init__(settings)
+        self._name = name
+        self._broken = False
+        self._open = False
+        self._step("taking over", self.client.init_transactions)
+
+    def begin(self) -> None:
+        self._step("beginning", lambda _: self.client.begin_transaction())
+        self._open = True
+
+    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        if self.flush(STEP_TIMEOUT_S):
+            self._broken = True
+            raise TransportError(
+                f"transaction '{self._name}': its records were not acknowledged", hint="is the broker up?"
+            )
+        if offsets:
+            assert isinstance(consumer, KafkaConsumer), "one fabric makes both"
+            positions = [ck.TopicPartition(t, p, o) for (t, p), o in offsets.items()]
+
+            def add(timeout: float) -> None:
+                # Asked anew each time: the member's epoch in it changes with every rebalance.
+                metadata = consumer.client.consumer_group_metadata()
+                self.client.send_offsets_to_transaction(positions, metadata, timeout)
+
+            self._step("adding offsets", add)
+        self._step("committing", self.client.commit_transaction)
+        self._open = False
+
+    def abort(self) -> None:
+        self._step("aborting", self.client.abort_transaction)
+        self._open = False
+
+    def close(self) -> None:
+        """Undo what is open, as far as the producer is still good for that; else the transaction's timeout does."""
+        if self._open and not self._broken:
+            with suppress(TransportError):  # a producer made anew under this name undoes it
+                self.abort()
+        self.client.purge()
+        with suppress(ck.KafkaException):  # a fenced producer cannot even say goodbye
+            self.client.close()
+
+    def _step(self, doing: str, call: Callable[[float], object]) -> None:
+        """One call of the protocol, repeated while the client says it may be."""
+        deadline = time.monotonic() + STEP_TIMEOUT_S
+        while True:
+            try:
+                call(max(deadline - time.monotonic(), 0.1))
+                return
+            except ck.KafkaException as error:
+                reason = error.args[0]
+                if reason.retriable() and time.monotonic() < deadline:
+                    continue
+                self._broken = True
+                what = f"{doing} transaction '{self._name}'"
+                if reason.code() in FENCED:
+                    raise FencedError(
+                        f"{what}: {reason.str()}", hint="its work moved to another process"
+                    ) from error
+                raise translated(reason, what) from error
