@@ -35,15 +35,23 @@ def cluster(project: Path, bootstrap: str) -> Iterator[Outside]:
     from dataflow.control.deploy import read_plans
     from dataflow.spec import load_project
 
-    # What librdkafka tries again by itself is no news for a person at a prompt.
+    with quiet_client():
+        fabric = connect(project, bootstrap or None, os.environ)
+        try:
+            yield Outside(fabric, read_plans(fabric), load_project(project, environ=os.environ))
+        finally:
+            fabric.close()
+
+
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """What librdkafka tries again by itself is no news for a person at a prompt."""
     log = logging.getLogger("dataflow.kafka")
     level = log.level
     log.setLevel(logging.ERROR)
-    fabric = connect(project, bootstrap or None, os.environ)
     try:
-        yield Outside(fabric, read_plans(fabric), load_project(project, environ=os.environ))
+        yield
     finally:
-        fabric.close()
         log.setLevel(level)
 
 

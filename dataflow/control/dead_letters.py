@@ -235,7 +235,7 @@ def _marks(fabric: Fabric) -> dict[bytes, int]:
 
 def _letter(message: Message, topic_id: str, marks: Mapping[bytes, int]) -> Letter:
     carried = tuple(message.headers() or ())
-    said = {name: value.decode("utf-8", "replace") for name, value in carried if value is not None}
+    said = {name: (value or b"").decode("utf-8", "replace") for name, value in carried}
     mark = f"{topic_id}/{message.partition()}/{message.offset()}".encode()
     pipeline, _, node = said.get(headers.ERROR_NODE, "").partition("/")
     return Letter(

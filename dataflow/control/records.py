@@ -139,7 +139,8 @@ class RecordReader:
 
     def read(self, messages: Sequence[Message]) -> list[TapRecord]:
         """The records of the messages that pass, in their order."""
-        carried = [tuple(m.headers() or ()) for m in messages]
+        # Kafka allows a header without a value; none of ours is so.
+        carried = [tuple((n, v or b"") for n, v in m.headers() or ()) for m in messages]
         named = [dict(c) for c in carried]
         record_ids = self._ids(messages, named)
         by_schema: dict[bytes, list[int]] = {}
@@ -154,11 +155,10 @@ class RecordReader:
     def _ids(self, messages: Sequence[Message], named: Sequence[Mapping[str, bytes]]) -> list[bytes]:
         """Each record's id; those without one get the id that the engine would give them."""
         found = [n.get(headers.ID, b"") for n in named]
-        for index, record_id in enumerate(found):
-            if len(record_id) != 36:
-                message = messages[index]
-                seed = self._seeds.get((message.topic(), message.partition()), 0)
-                (found[index],) = ids.of_positions(seed, [message.timestamp()[1]], [message.offset()])
+        for index in ids.malformed(found):
+            message = messages[index]
+            seed = self._seeds.get((message.topic(), message.partition()), 0)
+            (found[index],) = ids.of_positions(seed, [message.timestamp()[1]], [message.offset()])
         return found
 
     def _concerns(self, found: Mapping[str, bytes], record_id: bytes) -> bool:

@@ -154,14 +154,14 @@ class _Search:
         record_id = parents = b""
         for name, value in message.headers() or ():
             if name == headers.ID:
-                record_id = value
+                record_id = value or b""
             elif name == headers.PARENTS:
-                parents = value
+                parents = value or b""
         position = message.topic(), message.partition()
-        if len(record_id) != 36:
+        if len(record_id) != 36 or (record_id[:_PREFIX] in self._prefixes and ids.malformed([record_id])):
             time_ms = message.timestamp()[1]
             (record_id,) = ids.of_positions(self.seeds[position], [time_ms], [message.offset()])
-        above = {p for p in parents.split(b",") if len(p) == 36}
+        above = set(parents.split(b",")) if parents else set()
         if record_id[:_PREFIX] not in self._prefixes and not any(
             p[:_PREFIX] in self._prefixes for p in above
         ):
@@ -169,6 +169,7 @@ class _Search:
         place = (*position, message.offset())
         if place not in self._seen:
             self._seen.add(place)
+            above = {p for p in above if not ids.malformed([p])}  # strangers may write any bytes there
             self.found.setdefault(record_id, []).append(message)
             self._parents.setdefault(record_id, set()).update(above)
             for parent in above:
