@@ -112,7 +112,7 @@ class Feeder:
         batch = Batch(self._edge.schema, columns, [Row(i, source=n) for n, i in enumerate(made)])
         writer = parts.program.writers[self._edge.name]
         barrier = Barrier()
-        encoded, failed = writer.encode(batch)
+        encoded, failed = writer.seal(batch)
         failed += writer.write(encoded, 0, self._producer, barrier)
         if failed:
             raise TransportError(f"source '{self._edge.node}': {failed[0].reason}")

@@ -111,16 +111,19 @@ class Task:
         self._backlog.append((position, messages))
 
     def step(self, now_ms: int) -> None:
-        """Run what can be run now; its outputs are sent, not yet acknowledged."""
-        while True:
-            if self._running is None:
-                if not self._backlog:
-                    return
-                self._running = self._begin(*self._backlog.popleft(), now_ms)
-            hand = self._running
-            self._execute(hand, now_ms)
-            if not hand.execution.over:
-                return  # waits for a retry
+        """Run what can be run of one batch; its outputs are sent, not yet acknowledged.
+
+        One batch only: between two the loop polls, or a slow node would cost the group membership.
+        """
+        if self._running is None:
+            if not self._backlog:
+                return
+            # It leaves the backlog only once its ticket holds back the offsets: nothing may fall in between.
+            self._running = self._begin(*self._backlog[0], now_ms)
+            self._backlog.popleft()
+        hand = self._running
+        self._execute(hand, now_ms)
+        if hand.execution.over:
             self._settle(hand)
             self._running = None
             self._unacknowledged.append(hand)
@@ -150,15 +153,12 @@ class Task:
         stage = self._stage
         written = hand.execution.written
         for edge, batch in written[hand.written :]:
-            writer = stage.writers[edge]
-            encoded, failed = writer.encode(batch)
-            hand.ended += failed
-            failed = writer.write(encoded, self._partition, self._producer, hand.barrier)
+            failed = stage.writers[edge].write(batch, self._partition, self._producer, hand.barrier)
             hand.ended += failed
             if edge in stage.plan.leaves:
-                hand.left.update(row.source for row in encoded.rows)
+                hand.left.update(row.source for row in batch.rows)
             if edge in stage.plan.answers:
-                self._note_answers(hand, edge, encoded, {e.row.id for e in failed})
+                self._note_answers(hand, edge, batch, {e.row.id for e in failed})
         hand.written = len(written)
 
     @staticmethod
@@ -174,8 +174,11 @@ class Task:
         """The batch has run: bury what failed, and find the callers who will get no answer."""
         stage = self._stage
         hand.ended += hand.execution.ended
+        buried: set[int] = set()
         for ended in hand.ended:
-            if ended.error:
+            # A record is buried once, with its first cause, however many of its children failed: it is redriven once.
+            if ended.error and ended.row.source not in buried:
+                buried.add(ended.row.source)
                 message = hand.messages[ended.row.source]
                 send_dead_letter(self._producer, stage.origin, message, ended, hand.barrier)
                 stage.metrics.dead_letters += 1

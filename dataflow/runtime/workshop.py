@@ -46,16 +46,17 @@ class Workshop:
         """The stage, ready to open and run. Raises ModelError, PlanError where this machine has not what was planned."""
         tables = TopicTables(self.fabric, self._tables(plan, stage), self.project / plan.folder)
         nodes = {name: self._node(plan, plan.nodes[name], tables.get) for name in stage.nodes}
+        writers = {
+            e: self._writer(plan, stage, plan.edges[e])
+            for n in stage.nodes
+            for e in plan.nodes[n].outputs.values()
+        }
         program = StageProgram(
             plan=stage,
             origin=plan.origin,
-            program=self._program(plan, stage, nodes),
+            program=self._program(plan, stage, nodes, writers),
             intakes=self._intakes(plan, stage),
-            writers={
-                e: self._writer(plan, stage, plan.edges[e])
-                for n in stage.nodes
-                for e in plan.nodes[n].outputs.values()
-            },
+            writers=writers,
             answer_when=plan.answer.when if plan.answer is not None and stage.on_answer_path else None,
             on_answer_path=stage.on_answer_path,
             seeds=self._seeds(plan, stage),
@@ -100,7 +101,9 @@ class Workshop:
             name, path, options=model.options, digest=found, share=self.models.sharer(name, found)
         )
 
-    def _program(self, plan: Plan, stage: StagePlan, nodes: Mapping[str, Node]) -> Program:
+    def _program(
+        self, plan: Plan, stage: StagePlan, nodes: Mapping[str, Node], writers: Mapping[str, EdgeWriter]
+    ) -> Program:
         runners = tuple(
             NodeRunner(
                 plan.nodes[name],
@@ -122,6 +125,7 @@ class Workshop:
             runners,
             {e: tuple(f) for e, f in feeds.items()},
             tuple(plan.nodes[n].outputs for n in stage.nodes),
+            {edge: writer.seal for edge, writer in writers.items()},
         )
 
     def _intakes(self, plan: Plan, stage: StagePlan) -> dict[str, Intake]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
@@ -13,12 +15,18 @@ from dataflow.codecs.keys import encode_keys
 from dataflow.codecs.values import conform
 from dataflow.core import headers, limits
 from dataflow.core.batch import Batch, Encoded, Row
-from dataflow.core.errors import CodecError, RecordTooLargeError
+from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError
 from dataflow.core.schema import Schema
 from dataflow.observe.metrics import EdgeMetrics
-from dataflow.planner.plan import DEAD_LETTERS
+from dataflow.planner.plan import DEAD_LETTERS, REPLIES
 from dataflow.runtime.execution import Ended
 from dataflow.transport.api import Header, Message, Producer
+
+log = logging.getLogger("dataflow.writer")
+
+_REPLIES: Final = REPLIES.encode()
+# Beyond what Kafka can have; int() of a stranger's digits is to stay small.
+MAX_PARTITION_DIGITS: Final = 6
 
 
 class Barrier:
@@ -80,23 +88,36 @@ class EdgeWriter:
         self._metrics = metrics
         self._requests = requests
 
-    def encode(self, batch: Batch) -> tuple[Batch, list[Ended]]:
-        """The batch with its wire bytes; rows that do not encode end here."""
+    def seal(self, batch: Batch) -> tuple[Batch, list[Ended]]:
+        """The batch with its wire bytes; rows that do not encode, or are too large for the edge's topic, end here."""
+        encoded, ended = self._encoded(batch)
+        own = next((t for t in self._targets if t.contract is None), None)
+        if own is None or encoded.encoded is None:
+            return encoded, ended
+        lengths = [len(v) if v is not None else 0 for v in encoded.encoded.values]
+        if max(lengths, default=0) <= own.max_bytes:
+            return encoded, ended
+        ended += [
+            self._too_large(row, length, own)
+            for row, length in zip(encoded.rows, lengths, strict=True)
+            if length > own.max_bytes
+        ]
+        return encoded.take([i for i, length in enumerate(lengths) if length <= own.max_bytes]), ended
+
+    def _encoded(self, batch: Batch) -> tuple[Batch, list[Ended]]:
         encoded = batch.encoded
         if encoded is not None and encoded.fingerprint == self.codec.fingerprint:
             return batch, []
         made = self.codec.encode(batch.columns, len(batch))
+        batch.encoded = Encoded(self.codec.fingerprint, made.values)
         if not made.failed:
-            batch.encoded = Encoded(self.codec.fingerprint, made.values)
             return batch, []
         ended = [Ended(batch.rows[i], str(e), self._node, type(e).__name__) for i, e in made.failed]
         lost = {i for i, _ in made.failed}
-        good = [i for i in range(len(batch)) if i not in lost]
-        batch.encoded = Encoded(self.codec.fingerprint, made.values)
-        return batch.take(good), ended
+        return batch.take([i for i in range(len(batch)) if i not in lost]), ended
 
     def write(self, batch: Batch, partition: int, producer: Producer, barrier: Barrier) -> list[Ended]:
-        """Send every row (encoded before) to every target; rows too large for one end as failed."""
+        """Send every row (sealed before) to every target; rows that a published copy cannot hold end as failed."""
         ended: list[Ended] = []
         for target in self._targets:
             ended += self._send(target, batch, partition, producer, barrier)
@@ -111,7 +132,7 @@ class EdgeWriter:
         if target.contract is not None:
             batch = _fitted(batch, target, self._node, ended)
         encoded = batch.encoded
-        assert encoded is not None, "a batch is encoded before it is written"
+        assert encoded is not None, "a batch is sealed before it is written"
         values = encoded.values
         keys = [row.key for row in batch.rows]
         if target.key:
@@ -194,11 +215,20 @@ def send_refusal(producer: Producer, ended: Ended) -> None:
 
 
 def _reply(producer: Producer, row: Row, value: bytes | None, head: list[Header]) -> None:
+    """Send to the address in the record's header; to nothing but replies, whatever a stranger wrote there."""
     topic, _, rest = row.reply.partition(b"/")
     partition, _, request = rest.partition(b"/")
-    if not partition.isdigit():
-        return  # not one of our gateways wrote this header; nobody to tell
-    producer.send(topic.decode(), value, request, [(headers.ID, row.id), *head], int(partition))
+    if topic != _REPLIES or not partition.isdigit() or len(partition) > MAX_PARTITION_DIGITS:
+        return
+    try:
+        producer.send(REPLIES, value, request, [(headers.ID, row.id), *head], int(partition))
+    except RecordTooLargeError as error:
+        if value is not None:
+            cause = Ended(row, f"the answer is too large: {error}", "", type(error).__name__)
+            send_refusal(producer, cause)
+    except TransportError as error:
+        # The caller meets its deadline; the record itself is processed, and the next must be too.
+        log.warning("a reply was not sent: %s", error)
 
 
 def send_dead_letter(

@@ -23,13 +23,14 @@ from dataflow.runtime.workshop import Workshop
 from dataflow.sdk import Batch, ContractContext, NodeContext, Out, Settings, node
 from dataflow.spec import load_project
 from dataflow.transport.api import Delivered, Header
-from dataflow.transport.memory import MemoryFabric, MemoryMessage
+from dataflow.transport.memory import MemoryFabric
+from dataflow.transport.memory_log import MemoryMessage
 
 RECORD = Schema.of(n="int64", do="string")
 
 
 class Script(Settings):
-    """`do` in a record says what becomes of it, in every node of this kind or in the one named ``node:what``."""
+    """`do` in a record says what becomes of it: in every node of this kind, or ``node:what,other:what``."""
 
 
 @node("test.script", settings=Script, outputs=("out", "side"))
@@ -47,8 +48,8 @@ class Scripted:
     def process(self, batch: Batch, out: Out, port: str = "in") -> None:
         todo: dict[str, list[int]] = {}
         for index, (record_id, text) in enumerate(zip(batch.ids, batch["do"].tolist(), strict=True)):
-            named, _, what = text.rpartition(":")
-            what = what if named in {"", self._name} else "pass"
+            told = {where: what for where, _, what in (part.rpartition(":") for part in text.split(","))}
+            what = told.get(self._name, told.get("", "pass"))
             if what == "retry":
                 self._tries[record_id] += 1
                 what = "pass" if self._tries[record_id] > 2 else "never"

@@ -15,7 +15,7 @@ from dataflow.core.batch import Batch
 from dataflow.core.schema import FieldType, Schema
 from dataflow.runtime.execution import Ended
 from dataflow.runtime.intake import Intake
-from dataflow.transport.memory import MemoryMessage
+from dataflow.transport.memory_log import MemoryMessage
 from tests.runtime.kit import RECORD, encoded, message
 
 NEWER = Schema.of(n="int64", do="string", more=FieldType("string", nullable=True))
