@@ -64,6 +64,9 @@ class KafkaConsumer:
         self.client = ck.Consumer(dict(settings), logger=log)
         self._start = start
         self._topics: tuple[str, ...] = ()
+        # Where an end was reached beyond the last record: transaction markers and compacted records take offsets too.
+        self._ends: dict[Position, int] = {}
+        self._new_ends: dict[Position, int] = {}
 
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         self._topics = tuple(topics)
@@ -79,16 +82,24 @@ class KafkaConsumer:
 
         def revoked(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
             rebalance.revoked(_positions(partitions))
+            self._forget(partitions)
             consumer.incremental_unassign(partitions)
 
         def lost(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
             rebalance.lost(_positions(partitions))
+            self._forget(partitions)
             consumer.incremental_unassign(partitions)
 
         self.client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
+    def _forget(self, partitions: Iterable[ck.TopicPartition]) -> None:
+        for position in _positions(partitions):
+            self._ends.pop(position, None)
+            self._new_ends.pop(position, None)
+
     def assign(self, offsets: Mapping[Position, int]) -> None:
         named = {EARLIEST: ck.OFFSET_BEGINNING, LATEST: ck.OFFSET_END}
+        self._ends = {}
         self.client.assign([ck.TopicPartition(t, p, named.get(o, o)) for (t, p), o in offsets.items()])
 
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
@@ -108,6 +119,11 @@ class KafkaConsumer:
         if error is None:
             return True
         place = f"{message.topic()}[{message.partition()}]"
+        if error.code() == ck.KafkaError._PARTITION_EOF:
+            end = {(message.topic(), message.partition()): message.offset()}
+            self._ends.update(end)
+            self._new_ends.update(end)
+            return False
         if error.code() in OFFSET_ERRORS:
             raise OffsetOutOfRangeError(
                 f"{place}: the committed offset is no longer in the log: {error.str()}",
@@ -126,6 +142,7 @@ class KafkaConsumer:
         self.client.resume([ck.TopicPartition(*p) for p in positions])
 
     def seek(self, position: Position, offset: int) -> None:
+        self._ends.pop(position, None)
         self.client.seek(ck.TopicPartition(*position, offset))
 
     def commit(self, offsets: Mapping[Position, int], *, wait: bool) -> None:
@@ -141,7 +158,16 @@ class KafkaConsumer:
 
     def position(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self.client.position([ck.TopicPartition(*p) for p in positions])
-        return {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in found}
+        made: dict[Position, int | None] = {}
+        for partition in found:
+            position = (partition.topic, partition.partition)
+            known = max(partition.offset, self._ends.get(position, -1))
+            made[position] = known if known >= 0 else None
+        return made
+
+    def ends(self) -> dict[Position, int]:
+        reached, self._new_ends = self._new_ends, {}
+        return reached
 
     def close(self) -> None:
         self.client.close()

@@ -29,7 +29,6 @@ PASSING_ERRORS: Final = (
     ck.KafkaError._ALL_BROKERS_DOWN,
     ck.KafkaError._TRANSPORT,
     ck.KafkaError._TIMED_OUT,
-    ck.KafkaError._PARTITION_EOF,
     ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
     ck.KafkaError.NOT_COORDINATOR,
     ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,

@@ -11,6 +11,7 @@ from dataflow.core.errors import FencedError, OffsetOutOfRangeError, RecordTooLa
 from dataflow.transport.api import EARLIEST, LATEST, Consumer, Fabric, Header, Message, Position
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.murmur import murmur2_partition
+from tests.conftest import wait_for
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.broker)])
@@ -309,4 +310,28 @@ def test_a_later_producer_of_the_name_fences_the_earlier(fabric: Fabric, unique:
     assert values(fabric, unique, 1) == [b"heir"]
     zombie.close()
     heir.close()
+    consumer.close()
+
+
+def test_the_end_is_reached_although_no_record_is_there(fabric: Fabric, unique: str) -> None:
+    """After a commit the log ends in a marker, which is no record: reading "to the end" must not wait for one."""
+    fabric.admin().create(unique, 1, {})
+    producer = fabric.transactional(unique)
+    producer.begin()
+    producer.send(unique, b"last")
+    owner = fabric.consumer(unique)
+    producer.commit({}, owner)
+    producer.close()
+    owner.close()
+    at = (unique, 0)
+    consumer = fabric.consumer()
+    consumer.assign({at: EARLIEST})
+    assert [m.value() for m in read(consumer, 1)] == [b"last"]
+
+    def reached() -> bool:
+        consumer.poll(10, 0.05)
+        # Asked each time: the marker may be written a little after the commit returned.
+        return consumer.position([at]) == fabric.admin().offsets([at], LATEST)
+
+    wait_for(reached, "the end")
     consumer.close()
