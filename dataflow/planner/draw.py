@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from dataflow.planner.layout import Box, Line, draw
 from dataflow.planner.plan import NodePlan, Plan
+from dataflow.planner.report import edges_in_order, nodes_in_order
 
 LEGEND: Final = "solid lines stay in a stage's memory, dashed ones are read from Kafka; every edge is a topic"
 
@@ -18,14 +19,14 @@ def graph_as_text(plan: Plan) -> str:
     number = {stage.name: index for index, stage in enumerate(plan.stages, 1)}
     boxes = [
         Box(f"input {n}", (n, f"topic {t}") if n != t else (f"topic {t}",), round=True)
-        for n, t in plan.inputs.items()
+        for n, t in sorted(plan.inputs.items())
     ]
-    for node in plan.nodes.values():
+    for node in nodes_in_order(plan):
         text = [node.name, node.kind, f"stage {number[stages[node.name].name]}", *_notes(plan, node)]
         boxes.append(Box(f"node {node.name}", tuple(text)))
     lines = [
         Line(_box_of(plan, edge), f"node {node.name}", _port(plan, edge), dashed=_is_cut(plan, edge, node))
-        for node in plan.nodes.values()
+        for node in nodes_in_order(plan)
         for edge in _feeds(node)
     ]
     said = [f"{number[s.name]}  {s.name}: {s.reason}" for s in plan.stages]
@@ -39,14 +40,14 @@ def _notes(plan: Plan, node: NodePlan) -> Iterator[str]:
     """Where the node's edges go besides other nodes, and what it looks things up in."""
     for name in node.tables:
         yield f"table {name}"
-    for port, name in node.outputs.items():
+    for port, name in sorted(node.outputs.items()):
         edge = plan.edges[name]
         label = f"{port} " if len(node.outputs) > 1 else ""
         if plan.answer is not None and name in plan.answer.edges:
             yield f"{label}→ answer"
         for copy in edge.publish:
             yield f"{label}→ {copy.topic}"
-        idle = not edge.publish and not any(name in _feeds(n) for n in plan.nodes.values())
+        idle = not edge.publish and not any(name in _feeds(n) for n in nodes_in_order(plan))
         if idle and label and (plan.answer is None or name not in plan.answer.edges):
             yield label.strip()
 
@@ -76,7 +77,7 @@ def graph_as_mermaid(plan: Plan) -> str:
     """A Mermaid flowchart: a subgraph for each stage, dotted lines where records are read from Kafka."""
     names = _identifiers(plan)
     lines = ["flowchart TD"]
-    for name, topic in plan.inputs.items():
+    for name, topic in sorted(plan.inputs.items()):
         label = f"{name}<br/>topic {topic}" if name != topic else f"topic {topic}"
         lines.append(f"  {names[f'input {name}']}([{_quoted(label)}])")
     for stage in plan.stages:
@@ -86,7 +87,7 @@ def graph_as_mermaid(plan: Plan) -> str:
             label = f"{node.name}<br/><i>{node.kind}</i>"
             lines.append(f"    {names[f'node {member}']}[{_quoted(label)}]")
         lines.append("  end")
-    for node in plan.nodes.values():
+    for node in nodes_in_order(plan):
         target = names[f"node {node.name}"]
         for edge in _feeds(node):
             arrow = "-.->" if _is_cut(plan, edge, node) else "-->"
@@ -102,7 +103,7 @@ def _mermaid_ends(plan: Plan, names: dict[str, str]) -> Iterator[str]:
         yield "  answer{{answer}}"
         for edge in plan.answer.edges:
             yield _arrow(names[_box_of(plan, edge)], "-->", _port(plan, edge), "answer")
-    for edge_plan in plan.edges.values():
+    for edge_plan in edges_in_order(plan):
         for copy in edge_plan.publish:
             target = f"{names[f'topic {copy.topic}']}([{_quoted(f'topic {copy.topic}')}])"
             yield _arrow(names[_box_of(plan, edge_plan.name)], "-->", _port(plan, edge_plan.name), target)
@@ -122,8 +123,8 @@ def _identifiers(plan: Plan) -> dict[str, str]:
         *(f"input {n}" for n in plan.inputs),
         *(f"stage {s.name}" for s in plan.stages),
         *(f"node {n}" for n in plan.nodes),
-        *(f"table {t}" for n in plan.nodes.values() for t in n.tables),
-        *(f"topic {p.topic}" for e in plan.edges.values() for p in e.publish),
+        *(f"table {t}" for n in nodes_in_order(plan) for t in n.tables),
+        *(f"topic {p.topic}" for e in edges_in_order(plan) for p in e.publish),
     ]
     found: dict[str, str] = {}
     for name in wanted:
@@ -149,18 +150,18 @@ def graph_as_dict(plan: Plan) -> dict[str, Any]:
                 "outputs": dict(n.outputs),
                 "tables": list(n.tables),
             }
-            for n in plan.nodes.values()
+            for n in nodes_in_order(plan)
         ],
         "edges": [
             {
                 "name": e.name,
                 "from": e.node or None,
-                "to": [n.name for n in plan.nodes.values() if e.name in _feeds(n)],
+                "to": [n.name for n in nodes_in_order(plan) if e.name in _feeds(n)],
                 "topics": list(e.topics),
                 "published": [p.topic for p in e.publish],
                 "answers": plan.answer is not None and e.name in plan.answer.edges,
             }
-            for e in plan.edges.values()
+            for e in edges_in_order(plan)
         ],
         "stages": [
             {

@@ -142,12 +142,13 @@ def _within(hop: _Hop, hops: Sequence[_Hop]) -> float:
 
 
 def _widen(cells: Mapping[str, _Cell], hops: Sequence[_Hop]) -> None:
-    """Make boxes wide enough for the labels of the lines that leave them."""
+    """Make boxes wide enough for the lines that come and for the labels of those that leave."""
     for cell in cells.values():
         labels = dict.fromkeys(h.label for h in hops if h.source == cell.name)
         cell.outs = dict.fromkeys(labels, 0)
         if cell.box is not None:
-            cell.width = max(cell.width, sum(len(label) + 2 for label in labels) + 2)
+            arrivals = sum(h.target == cell.name for h in hops)
+            cell.width = max(cell.width, sum(len(label) + 2 for label in labels) + 2, 2 * arrivals + 3)
             cell.width += cell.width % 2 == 0  # an odd width has a middle
 
 
@@ -219,7 +220,7 @@ class _Grid:
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, int], int] = {}
-        self._dashed: set[tuple[int, int]] = set()
+        self._solid: set[tuple[int, int]] = set()
         self._text: dict[tuple[int, int], str] = {}
 
     def text(self, row: int, column: int, text: str) -> None:
@@ -240,8 +241,8 @@ class _Grid:
 
     def _mark(self, row: int, column: int, way: int, *, dashed: bool) -> None:
         self._lines[row, column] = self._lines.get((row, column), 0) | way
-        if dashed:
-            self._dashed.add((row, column))
+        if not dashed:
+            self._solid.add((row, column))
 
     def __str__(self) -> str:
         places = [*self._lines, *self._text]
@@ -254,7 +255,7 @@ class _Grid:
         if (row, column) in self._text:
             return self._text[row, column]
         drawn = _LINES[self._lines.get((row, column), 0)]
-        return {"│": "┆", "─": "┄"}.get(drawn, drawn) if (row, column) in self._dashed else drawn
+        return drawn if (row, column) in self._solid else {"│": "┆", "─": "┄"}.get(drawn, drawn)
 
 
 def _paint(cells: Mapping[str, _Cell], layers: Sequence[Sequence[str]], hops: Sequence[_Hop]) -> str:
@@ -331,14 +332,22 @@ def _arrivals(cells: Mapping[str, _Cell], hops: Sequence[_Hop]) -> dict[_Hop, in
         for index, hop in enumerate(coming):
             start = cells[hop.source].outs[hop.label]
             middle = cell.center + 2 * index - (len(coming) - 1)
-            inside = abs(start - cell.center) <= max(cell.width // 2 - 1, 0)
-            column = start if inside and start not in taken else middle
-            others = (starts - {start}) | taken
-            while any(abs(column - other) < 2 for other in others):
-                column += 1
-            taken.add(column)
-            arrives[hop] = column
+            inside = abs(start - cell.center) < cell.width // 2 or start == cell.center
+            wanted = start if inside and start not in taken else middle
+            arrives[hop] = _free_column(cell, wanted, (starts - {start}) | taken)
+            taken.add(arrives[hop])
     return arrives
+
+
+def _free_column(cell: _Cell, wanted: int, others: set[int]) -> int:
+    """The column nearest to `wanted` that is above the cell, not one of `others` and, if possible, not beside one."""
+    half = max(cell.width // 2 - 1, 0)
+    above = sorted(range(cell.center - half, cell.center + half + 1), key=lambda c: (abs(c - wanted), c))
+    for apart in (2, 1):
+        for column in above:
+            if all(abs(column - other) >= apart for other in others):
+                return column
+    return next(c for c in range(wanted, wanted + len(others) + 1) if c not in others)
 
 
 def _tracks(nets: Mapping[tuple[int, bool], Sequence[int]]) -> dict[tuple[int, bool], int]:

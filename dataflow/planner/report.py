@@ -10,7 +10,7 @@ from dataflow.codecs.export import schema_from_dict
 from dataflow.core.limits import MAX_PLAN_PARTITIONS
 from dataflow.core.schema import Schema
 from dataflow.planner.estimate import WriteEstimate, estimate_writes
-from dataflow.planner.plan import EdgePlan, Plan, StagePlan, TopicPlan
+from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TopicPlan
 from dataflow.planner.rights import Right, rights_of
 from dataflow.planner.serial import plan_to_json
 from dataflow.spec.units import format_duration_ms
@@ -69,6 +69,17 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def nodes_in_order(plan: Plan) -> list[NodePlan]:
+    """The nodes, each after those of its stage that feed it. A stored plan gives the same order as a fresh one."""
+    return [plan.nodes[name] for stage in plan.stages for name in stage.nodes]
+
+
+def edges_in_order(plan: Plan) -> list[EdgePlan]:
+    """The inputs by name, then the edges of each node by name, in the order of the nodes."""
+    made = [plan.edges[e] for node in nodes_in_order(plan) for e in sorted(node.outputs.values())]
+    return [*(plan.edges[name] for name in sorted(plan.inputs)), *made]
+
+
 def _section(title: str, lines: Iterable[str]) -> list[str]:
     found = list(lines)
     return [title, *found] if found else []
@@ -102,14 +113,14 @@ def _stage(plan: Plan, stage: StagePlan) -> Iterator[tuple[str, str]]:
         yield "tasks", str(stage.partitions)
         yield "reads", ", ".join(stage.reads)
     yield "runs", ", ".join(f"{name} ({plan.nodes[name].kind})" for name in stage.nodes)
-    written = [e.name for e in plan.edges.values() if e.node in stage.nodes and (e.write or e.publish)]
+    written = [e.name for e in edges_in_order(plan) if e.node in stage.nodes and (e.write or e.publish)]
     yield "writes", ", ".join(written) or "nothing"
     if stage.answers:
         yield "answers", ", ".join(stage.answers)
 
 
 def _edges(plan: Plan) -> Iterator[str]:
-    for edge in plan.edges.values():
+    for edge in edges_in_order(plan):
         yield f"  {edge.name}"
         yield from columns(list(_edge(edge)), indent="    ")
 
@@ -147,10 +158,10 @@ def _setting(name: str, value: str) -> str:
 
 def _artifacts(plan: Plan) -> Iterator[str]:
     rows = []
-    for table in plan.tables.values():
+    for _, table in sorted(plan.tables.items()):
         origin = f"topic {table.topic}" if table.topic else f"file {table.file}"
         rows.append(("table", table.name, f"{origin}, by {', '.join(table.key) or 'any field'}"))
-    for model in plan.models.values():
+    for _, model in sorted(plan.models.items()):
         rows.append(("model", model.name, f"{model.file}, sha256 {model.digest[:12]}"))
     yield from columns(rows)
 
