@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Final, Protocol
 
 from dataflow.core import limits
+from dataflow.core.errors import TransportError
 from dataflow.runtime.task import StageProgram, Task
 from dataflow.sdk import Node
 from dataflow.transport.api import Consumer, Fabric, Message, Position, Producer
@@ -58,8 +59,9 @@ class StageLoop:
         self._stopping = threading.Event()
         self._tasks: dict[int, Task] = {}
         self._owned: dict[int, set[Position]] = {}
-        self._paused: set[int] = set()
+        self.paused: set[int] = set()
         self._committed_at = 0.0
+        self._torn = False
         self._refreshed_at = 0.0
         self._parts: StageParts
         self._consumer: Consumer
@@ -69,13 +71,19 @@ class StageLoop:
         """Ask the loop to drain and end; returns at once. Thread-safe."""
         self._stopping.set()
 
+    def abandon(self) -> None:
+        """Ask the loop to end without another commit: its offsets no longer mean what they did. Thread-safe."""
+        self._torn = True
+        self._stopping.set()
+
     def run(self) -> None:
         """Open, turn until stopped, drain, close."""
         with ExitStack() as stack:
             self.open(stack)
             while not self._stopping.is_set():
                 self.turn()
-            self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
+            if not self._torn:
+                self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
         self._parts.program.metrics.state = "stopped"
 
     def open(self, stack: ExitStack) -> None:
@@ -107,10 +115,21 @@ class StageLoop:
         return min(times, default=None)
 
     def turn(self, max_wait_s: float = IDLE_WAIT_S) -> None:
-        """One round: everything that can be done now, waiting (at most so long) only when there is nothing."""
+        """One round: everything that can be done now, waiting (at most so long) only when there is nothing.
+
+        After an error work in hand may be torn, e.g. a batch without all of its outputs: nothing is committed any more,
+        and the next owner runs again what was not.
+        """
+        try:
+            self._turn(max_wait_s)
+        except BaseException:
+            self._torn = True
+            raise
+
+    def _turn(self, max_wait_s: float) -> None:
         messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
         if messages:
-            self._dispatch(messages)
+            self.dispatch(messages)
         now = time.monotonic()
         if not messages or now - self._refreshed_at > TABLE_REFRESH_S:
             self._refreshed_at = now
@@ -137,25 +156,27 @@ class StageLoop:
             wait = min(wait, BUSY_WAIT_S if due_ms is None else max((due_ms - now_ms) / 1000, 0.0))
         return wait
 
-    def _dispatch(self, messages: Sequence[Message]) -> None:
-        if len(self._owned) == 1 and len(next(iter(self._owned.values()))) == 1:
-            position = next(iter(next(iter(self._owned.values()))))
-            self._tasks[position[1]].take(position, messages)
+    def dispatch(self, messages: Sequence[Message]) -> None:
+        """Hand fetched records to their tasks; what is no longer ours is left to its next owner."""
+        first, last = _position(messages[0]), _position(messages[-1])
+        if first == last and len(self._owned) == 1 and self._owned.get(first[1]) == {first}:
+            self._tasks[first[1]].take(
+                first, messages
+            )  # what was fetched before a change of owners is in front
             return
         # The client returns runs of records of one partition; order within a partition is that of the log.
         for position, run in groupby(messages, key=_position):
-            task = self._tasks.get(position[1])
-            if task is not None:
-                task.take(position, list(run))
+            if position in self._owned.get(position[1], ()):
+                self._tasks[position[1]].take(position, list(run))
 
     def _hold_back(self) -> None:
         """Pause what is full, resume what has room again. Polling goes on, so membership is kept."""
         for partition, task in self._tasks.items():
-            if task.full and partition not in self._paused:
-                self._paused.add(partition)
+            if task.full and partition not in self.paused:
+                self.paused.add(partition)
                 self._consumer.pause(self._owned[partition])
-            elif partition in self._paused and not task.full:
-                self._paused.discard(partition)
+            elif partition in self.paused and not task.full:
+                self.paused.discard(partition)
                 self._consumer.resume(self._owned[partition])
 
     def _commit_if_due(self) -> None:
@@ -170,6 +191,8 @@ class StageLoop:
         self._commit(self._tasks.values(), wait=True)
 
     def _commit(self, tasks: Iterable[Task], *, wait: bool) -> None:
+        if self._torn:
+            return
         chosen = list(tasks)
         if any(t.offsets.waiting for t in chosen):
             for node in self._parts.nodes:
@@ -200,33 +223,42 @@ class StageLoop:
         for position in positions:
             partition = position[1]
             self._owned.setdefault(partition, set()).add(position)
-            if partition in self._paused:
+            if partition in self.paused:
                 self._consumer.pause([position])
             if partition not in self._tasks:
                 self._tasks[partition] = Task(self._parts.program, partition, self._producer)
 
     def revoked(self, positions: Sequence[Position]) -> None:
-        self._drain(sorted({p for _, p in positions}), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
-        self._forget(positions)
+        if not self._torn:
+            deadline = time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000
+            self._drain(sorted({p for _, p in positions}), deadline)
+        for position in positions:
+            self._release(position)
 
     def lost(self, positions: Sequence[Position]) -> None:
-        """Somebody else owns them already: nothing may be committed, their records will run there."""
+        """Somebody else owns them already: nothing may be committed, their records will run there.
+
+        Raises TransportError where a task keeps another partition: what it held of that one is gone from its hands.
+        """
         log.warning("lost %d partitions of stage %s", len(positions), self._parts.program.plan.name)
+        gone = set(positions)
         for _, partition in positions:
             self._tasks.pop(partition, None)
-        self._forget(positions)
-
-    def _forget(self, positions: Sequence[Position]) -> None:
+            kept = self._owned.get(partition, set()) - gone
+            if kept:
+                self._torn = True
+                raise TransportError(f"lost some partitions of a task, not {sorted(kept)}: starting anew")
         for position in positions:
-            partition = position[1]
-            owned = self._owned.get(partition, set())
-            owned.discard(position)
-            if not owned:
-                self._owned.pop(partition, None)
-                self._tasks.pop(partition, None)
-                self._paused.discard(partition)  # what is still owned is resumed once its task has room
-            elif partition not in self._tasks:
-                self._tasks[partition] = Task(self._parts.program, partition, self._producer)
+            self._release(position)
+
+    def _release(self, position: Position) -> None:
+        partition = position[1]
+        owned = self._owned.get(partition, set())
+        owned.discard(position)
+        if not owned:
+            self._owned.pop(partition, None)
+            self._tasks.pop(partition, None)
+            self.paused.discard(partition)
 
 
 def _position(message: Message) -> Position:

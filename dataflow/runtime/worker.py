@@ -39,6 +39,7 @@ class StageThread:
         self.metrics = metrics
         self._loop: StageLoop | Feeder | None = None
         self._stopping = threading.Event()
+        self._final = False
         self._thread = threading.Thread(
             target=self._run, name=f"{metrics.pipeline}.{metrics.stage}", daemon=True
         )
@@ -62,9 +63,11 @@ class StageThread:
         return not self._thread.is_alive()
 
     def fail(self, error: DataflowError) -> None:
-        """Stop it for good, from outside."""
+        """Stop it for good, from outside: nothing more is committed."""
         self.metrics.error = str(error)
         self._final = True
+        if isinstance(self._loop, StageLoop):
+            self._loop.abandon()
         self.stop()
 
     def _run(self) -> None:
@@ -84,11 +87,11 @@ class StageThread:
                 self._final = True
                 log.critical("stage %s stopped: %s", name, error)
                 break
-            except Exception as error:
+            except BaseException as error:
                 self.metrics.error = str(error) or type(error).__name__
                 self.metrics.state = "restarting"
                 expected = isinstance(error, DataflowError)
-                log.error("stage %s failed: %s", name, self.metrics.error, exc_info=not expected)
+                log.error("stage %s failed: %s", name, self.metrics.error, exc_info=not expected)  # noqa: TRY400
                 if time.monotonic() - started > STEADY_S:
                     backoff_s = RESTART_BACKOFF_S
                 self._stopping.wait(backoff_s)

@@ -1,0 +1,215 @@
+"""The loop around the tasks: what it commits after something broke, and what it does when partitions come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dataflow.codecs import codec_for
+from dataflow.control.deploy import deploy
+from dataflow.core import limits
+from dataflow.core.errors import TransportError
+from dataflow.planner.plan import Plan
+from dataflow.registry import Registry
+from dataflow.runtime.stage import StageLoop
+from dataflow.runtime.workshop import Workshop
+from dataflow.sdk import Batch, NodeContext, Out, Settings, node
+from dataflow.testing.pipelines import HandClock
+from dataflow.transport.memory import MemoryFabric
+from tests.runtime.kit import RECORD, REGISTRY, encoded, make_plan
+
+ONE_NODE = """
+inputs: {records: records}
+nodes:
+  a: {use: test.script, from: records, retry: {attempts: 9, backoff: 1h, backoff_max: 1h}}
+"""
+
+
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits only when asked to."""
+    monkeypatch.setattr(limits, "COMMIT_INTERVAL_MS", 10**12)
+
+
+class Stages:
+    """A deployed plan over a log in memory, and loops of its first stage."""
+
+    def __init__(self, folder: Path, plan: Plan, registry: Registry = REGISTRY) -> None:
+        self.clock = HandClock()
+        self.fabric = MemoryFabric(self.clock)
+        self.plan = plan
+        deploy(self.fabric, plan)
+        self.shop = Workshop(folder, registry, self.fabric)
+
+    def loop(self) -> StageLoop:
+        return StageLoop(partial(self.shop.build, self.plan, self.plan.stages[0]), self.fabric, self.clock)
+
+    def write(self, actions: Sequence[str], topic: str = "records", partition: int = 0) -> None:
+        producer = self.fabric.producer()
+        end = self.fabric.admin().offsets([(topic, partition)], -1)[topic, partition]
+        for value in encoded([(end + i, do) for i, do in enumerate(actions)]):
+            producer.send(topic, value, b"k", partition=partition)
+        producer.close()
+
+    def committed(self, topic: str = "records", partition: int = 0) -> int:
+        position = (topic, partition)
+        return self.fabric.admin().group_offsets(self.plan.stages[0].group, [position]).get(position, 0)
+
+    def numbers(self, topic: str, partition: int = 0) -> list[int]:
+        records = self.fabric.stored[topic].partitions[partition].records
+        found: list[int] = (
+            codec_for("avro", RECORD).decode([r.value() for r in records]).columns["n"].tolist()
+        )
+        return found
+
+
+def turn_until_idle(loop: StageLoop, turns: int = 5) -> None:
+    for _ in range(turns):
+        loop.turn(0)
+    loop.commit_now()
+
+
+class Interrupt(BaseException):
+    """What no engine can foresee, in the middle of a batch."""
+
+
+@node("test.torn")
+class Torn:
+    """Breaks the loop itself, once."""
+
+    broken = False
+
+    def __init__(self, settings: Settings, context: NodeContext) -> None: ...
+
+    def process(self, batch: Batch, out: Out, port: str = "in") -> None:
+        if not Torn.broken and "break" in batch["do"].tolist():
+            Torn.broken = True
+            raise Interrupt
+        out.emit(batch)
+
+
+def test_after_an_error_in_the_loop_nothing_more_is_committed(tmp_path: Path) -> None:
+    registry = Registry.of(Torn)
+    plan = make_plan(
+        tmp_path,
+        "inputs: {records: records}\nnodes:\n  a: {use: test.torn, from: records}\n",
+        registry=registry,
+    )
+    stages = Stages(tmp_path, plan, registry)
+    stages.write(["pass", "break", "pass"])
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        with pytest.raises(Interrupt):
+            loop.turn(0)
+    assert stages.committed() == 0
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        turn_until_idle(loop)
+    assert stages.numbers("p.a") == [0, 1, 2]
+    assert stages.committed() == 3
+
+
+@pytest.mark.usefixtures("seldom")
+def test_an_abandoned_loop_commits_nothing(tmp_path: Path) -> None:
+    stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE))
+    stages.write(["pass"])
+    loop = stages.loop()
+    with ExitStack() as stack:
+        loop.open(stack)
+        loop.turn(0)
+        loop.abandon()
+        loop.commit_now()
+    assert stages.committed() == 0
+
+
+@pytest.mark.usefixtures("seldom")
+def test_closing_drains_and_commits(tmp_path: Path) -> None:
+    stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE))
+    stages.write(["pass"] * 3)
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        loop.turn(0)
+    assert stages.committed() == 3
+
+
+TWO_INPUTS = """
+inputs: {records: records, others: others}
+nodes:
+  a: {use: test.script, from: [records, others], retry: {attempts: 9, backoff: 1h, backoff_max: 1h}}
+"""
+OTHERS = "kind: Topic\nname: others\nkey: n\npartitions: 2\nfields: {n: int64, do: string}\n"
+
+
+def test_a_paused_task_that_loses_one_of_its_partitions_goes_on_with_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Range assignment of 4 and of 2 partitions to two members splits partition number 1."""
+    monkeypatch.setattr(limits, "DRAIN_TIMEOUT_MS", 0)
+    stages = Stages(tmp_path, make_plan(tmp_path, TWO_INPUTS, partitions=4, others=OTHERS))
+    with ExitStack() as stack:
+        first, second = stages.loop(), stages.loop()
+        first.open(stack)
+        first.turn(0)
+        for _ in range(limits.MAX_BATCHES_IN_FLIGHT + 1):
+            stages.write(["retry"], partition=1)
+            first.turn(0)
+        assert first.paused == {1}
+        second.open(stack)
+        for _ in range(3):
+            first.turn(0)
+            second.turn(0)
+        stages.write(["pass"], partition=1)
+        for _ in range(60):
+            stages.clock.advance(3600)
+            first.turn(0)
+        first.commit_now()
+        assert stages.committed("records", 1) == limits.MAX_BATCHES_IN_FLIGHT + 2
+
+
+def test_losing_part_of_a_task_ends_the_loop_instead_of_skipping_records(tmp_path: Path) -> None:
+    stages = Stages(tmp_path, make_plan(tmp_path, TWO_INPUTS, partitions=2, others=OTHERS))
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        loop.turn(0)
+        with pytest.raises(TransportError, match="lost"):
+            loop.lost([("others", 0)])
+
+
+@pytest.mark.usefixtures("seldom")
+def test_losing_everything_leaves_it_to_the_next_owner(tmp_path: Path) -> None:
+    stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE))
+    stages.write(["pass"] * 3)
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        loop.turn(0)
+        loop.lost([("records", 0)])
+        assert loop.idle
+        loop.commit_now()
+    assert stages.committed() == 0
+
+
+def test_one_partition_of_another_loop_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """What was fetched before a partition went away is never handed to the task that is left."""
+    stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE, partitions=2))
+    stages.write(["pass"] * 5, partition=0)
+    stages.write(["pass"] * 3, partition=1)
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        loop.turn(0)
+        loop.commit_now()
+        loop.revoked([("records", 0)])
+        stale = stages.fabric.stored["records"].partitions[0].records
+        loop.dispatch(stale)
+        turn_until_idle(loop)
+    assert stages.committed("records", 1) == 3
+    assert stages.numbers("p.a", 1) == [0, 1, 2]
