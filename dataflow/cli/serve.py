@@ -81,10 +81,12 @@ def up(
 @project_option
 @bootstrap_option
 @click.option("--pipeline", "pipelines", multiple=True, help="Work on this one only; may be repeated.")
-def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...]) -> None:
+@click.option("--metrics", default="", metavar="[HOST:]PORT", help="Show /metrics, /livez and /readyz there.")
+def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...], metrics: str) -> None:
     """Run the stages of deployed pipelines; several workers share the load, here or on other machines."""
     from dataflow.control.connect import connect
     from dataflow.control.host import Host
+    from dataflow.control.metrics_door import show_metrics
     from dataflow.registry import Registry
 
     _log_to_stderr()
@@ -92,7 +94,10 @@ def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...]) -> None:
     fabric = connect(project, bootstrap, os.environ)
     running = Host(_workshop(project, Registry.default(project), fabric))
     try:
-        _follow(fabric, running, project, pipelines, stop)
+        with show_metrics(metrics, running, os.environ) as url:
+            if url:
+                console().print(f"metrics  {url}")
+            _follow(fabric, running, project, pipelines, stop)
     finally:
         running.stop()
         fabric.close()
