@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from dataflow.spec.loader import load_project
 from dataflow.transport.kafka import KafkaFabric
 
 BOOTSTRAP_VARIABLE: Final = "DATAFLOW_BOOTSTRAP"
+_PROBE_S: Final = 5.0
 BROKER_FOLDER: Final = Path(".dataflow") / "broker"
 
 
@@ -65,6 +67,12 @@ def connect(project: Path | None, bootstrap: str | None, environ: Mapping[str, s
             f"no broker is known{place}: none runs, and neither --bootstrap, {BOOTSTRAP_VARIABLE} nor `kafka:` names one",
             hint="dataflow up, or dataflow broker start",
         )
+    refused = _refusals(address.bootstrap)
+    if refused:
+        raise TransportError(
+            f"no broker answers at {address.bootstrap} (from {address.source}): {refused}",
+            hint="is it up, and the address right?",
+        )
     fabric = KafkaFabric(address.bootstrap, dict(address.settings))
     try:
         fabric.admin().topics()
@@ -75,6 +83,22 @@ def connect(project: Path | None, bootstrap: str | None, environ: Mapping[str, s
             hint=error.hint or "is it up, and the address right?",
         ) from error
     return fabric
+
+
+def _refusals(bootstrap: str) -> str:
+    """Why none of the addresses takes a connection; "" if one does. The client itself would try for long, in silence."""
+    reasons = []
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition("://")[2].rpartition(":")
+        if not port.isdigit():
+            return ""  # whatever it means is the client's to judge
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _PROBE_S).close()
+        except OSError as error:
+            reasons.append(error.strerror or str(error))
+        else:
+            return ""
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def _section(project: Path | None, environ: Mapping[str, str]) -> KafkaSpec:

@@ -178,7 +178,8 @@ class RecordReader:
         record_ids: Sequence[bytes],
     ) -> dict[int, tuple[dict[str, Any] | None, str]]:
         """Value and error by index. A record that does not decode passes every filter but the id's: it is not lost."""
-        own = fingerprint in (b"", self._codec.fingerprint)
+        # A raw reader takes the bytes of any contract.
+        own = fingerprint in (b"", self._codec.fingerprint) or self._stream.codec == "raw"
         codec = self._codec if own else self._find_codec(fingerprint)
         if codec is None:
             shown = fingerprint.decode("ascii", "replace")

@@ -200,6 +200,7 @@ class _Teller:
     def __init__(
         self, fabric: Fabric, plans: Mapping[str, Plan], search: _Search, *, show_private: bool
     ) -> None:
+        self._plans = plans
         self._search = search
         self._schemas = SchemaStore(fabric)
         self._show_private = show_private
@@ -213,9 +214,18 @@ class _Teller:
 
     def hops(self, related: Iterable[bytes]) -> tuple[Hop, ...]:
         messages = [m for r in related for m in self._search.found.get(r, ())]
-        messages.sort(key=lambda m: (m.timestamp()[1], m.topic(), m.partition(), m.offset()))
-        first_ms = messages[0].timestamp()[1] if messages else 0
-        return tuple(self._hop(m, first_ms) for m in messages)
+        first_ms = min((m.timestamp()[1] for m in messages), default=0)
+        hops = [self._hop(m, first_ms) for m in messages]
+        return tuple(sorted(hops, key=self._order))
+
+    def _order(self, hop: Hop) -> tuple[int, ...]:
+        """By time; within a millisecond as the pipeline goes: its inputs, its nodes in order, what ended there."""
+        record = hop.record
+        plan = self._plans.get(hop.pipeline)
+        nodes = list(plan.nodes) if plan is not None else []
+        node = nodes.index(hop.node) if hop.node in nodes else -1
+        ended = ("record", "dead letter", "reply").index(hop.kind)
+        return record.time_ms, record.attempt, ended, node, record.partition, record.offset
 
     def _hop(self, message: Message, first_ms: int) -> Hop:
         topic = message.topic()

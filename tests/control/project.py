@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dataflow.control.assemble import Assembled, assemble
 from dataflow.control.deploy import deploy
 from dataflow.control.produce import TopicProducer
 from dataflow.control.streams import find_topic
-from dataflow.planner.plan import Plan
+from dataflow.planner.plan import Plan, StagePlan
 from dataflow.runtime.worker import Worker, lag_of
 from dataflow.runtime.workshop import Workshop
 from dataflow.transport.api import Fabric
@@ -125,7 +126,11 @@ class Made:
         stages = [(plan, stage) for plan in self.assembled.plans for stage in plan.stages]
         # Upstream before downstream: what one stage writes is there once its lag is 0.
         for plan, stage in stages:
-            wait_for(lambda p=plan, s=stage: lag_of(shop, p, s) == 0, f"stage {stage.name}")
+            wait_for(partial(_done, shop, plan, stage), f"stage {stage.name}")
+
+
+def _done(shop: Workshop, plan: Plan, stage: StagePlan) -> bool:
+    return lag_of(shop, plan, stage) == 0
 
 
 def produce(made: Made, topic: str, records: Sequence[Mapping[str, Any]]) -> list[str]:

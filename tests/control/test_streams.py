@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dataflow.core.errors import ExpressionError, SpecError, TopicGoneError
 from dataflow.core.schema import Field, FieldType, Schema
 from dataflow.planner.plan import SCHEMAS
 from dataflow.runtime.schemas import SchemaStore, StoredSchema
-from dataflow.transport.api import EARLIEST, Fabric
+from dataflow.transport.api import EARLIEST, Fabric, Producer
 from dataflow.transport.kafka import KafkaFabric
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryMessage
@@ -38,20 +38,36 @@ class Clock:
         return self.now_s
 
 
+_PRODUCERS: dict[Fabric, Producer] = {}
+
+
 def send(
-    fabric: Fabric, stream: Stream, *records: dict[str, Any], partition: int = -1, **options: Any
+    fabric: Fabric,
+    stream: Stream,
+    *records: dict[str, Any],
+    partition: int = -1,
+    time_ms: int = 0,
+    step_ms: int = 0,
+    head: Sequence[tuple[str, bytes]] = (),
 ) -> None:
+    """Write records; with `partition` -2 they take turns over two partitions."""
     codec = codec_for(stream.codec, stream.schema)
     values = codec.encode(Batch.of(stream.schema, records).columns, len(records)).values
-    head = [(headers.SCHEMA, codec.fingerprint)] if codec.fingerprint else []
-    producer = fabric.producer()
-    for value in values:
+    named = [(headers.SCHEMA, codec.fingerprint)] if codec.fingerprint else []
+    if fabric not in _PRODUCERS:  # one for all tests: the first send of an idempotent producer takes a while
+        _PRODUCERS[fabric] = fabric.producer()
+    producer = _PRODUCERS[fabric]
+    for i, value in enumerate(values):
+        where = i % 2 if partition == -2 else partition
         producer.send(
-            stream.topics[0], value, b"k", [*head, *options.get("head", [])], partition,
-            timestamp_ms=options.get("time_ms", 0),
-        )  # fmt: skip
+            stream.topics[0],
+            value,
+            b"k",
+            [*named, *head],
+            where,
+            timestamp_ms=time_ms and time_ms + i * step_ms,
+        )
     assert producer.flush(10) == 0
-    producer.close()
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.broker)])
@@ -64,8 +80,13 @@ def fabric(request: pytest.FixtureRequest) -> Fabric:
 
 @pytest.fixture
 def stream(fabric: Fabric, unique: str) -> Stream:
-    fabric.admin().create(unique, 2, {})
+    # Times here are of 2023: retention would delete the records.
+    fabric.admin().create(unique, 2, {"retention.ms": "-1"})
     return Stream(unique, (unique,), SCHEMA, "avro")
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"name": "a", "value": float(i)} for i in range(count)]
 
 
 def values(records: Iterator[TapRecord] | EdgeReader) -> list[float]:
@@ -73,8 +94,7 @@ def values(records: Iterator[TapRecord] | EdgeReader) -> list[float]:
 
 
 def test_reads_all_partitions_in_the_order_of_time(fabric: Fabric, stream: Stream) -> None:
-    for i in range(20):
-        send(fabric, stream, {"name": "a", "value": i}, partition=i % 2, time_ms=NOW_MS + i)
+    send(fabric, stream, *rows(20), partition=-2, time_ms=NOW_MS, step_ms=1)
     found = list(EdgeReader(fabric, stream))
     assert values(iter(found)) == list(range(20))
     assert [(r.partition, r.offset) for r in found[:4]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
@@ -93,14 +113,12 @@ def test_reads_all_partitions_in_the_order_of_time(fabric: Fabric, stream: Strea
     ],
 )
 def test_starts(fabric: Fabric, stream: Stream, start: Start, expected: list[float]) -> None:
-    for i in range(6):
-        send(fabric, stream, {"name": "a", "value": i}, partition=i % 2, time_ms=NOW_MS + i * 1_000)
+    send(fabric, stream, *rows(6), partition=-2, time_ms=NOW_MS, step_ms=1_000)
     assert values(EdgeReader(fabric, stream, start=start)) == expected
 
 
 def test_ends_at_what_was_the_end_and_at_a_time(fabric: Fabric, stream: Stream) -> None:
-    for i in range(4):
-        send(fabric, stream, {"name": "a", "value": i}, partition=0, time_ms=NOW_MS + i)
+    send(fabric, stream, *rows(4), partition=0, time_ms=NOW_MS, step_ms=1)
     reader = EdgeReader(fabric, stream)
     send(fabric, stream, {"name": "a", "value": 9}, partition=0, time_ms=NOW_MS + 9)
     assert values(reader) == [0, 1, 2, 3]
