@@ -194,14 +194,15 @@ class StageLoop:
         if self._torn:
             return
         chosen = list(tasks)
+        offsets: dict[Position, int] = {}
         if any(t.offsets.waiting for t in chosen):
             for node in self._parts.nodes:
                 getattr(node, "flush", _nothing)()
-            offsets: dict[Position, int] = {}
             for task in chosen:
                 offsets.update(task.offsets.committable())
-            self._consumer.commit(offsets, wait=wait)
             self._parts.program.metrics.commits += 1
+        # With nothing new, too: what was refused before goes along.
+        self._consumer.commit(offsets, wait=wait)
         for task in chosen:
             task.committed()
 

@@ -45,6 +45,8 @@ _CONSUMER: Final[dict[str, Any]] = {
     "auto.offset.reset": "error",  # a committed offset that left the log must stop us, not skip records
     "isolation.level": "read_committed",
     "enable.partition.eof": True,  # the only way to know an end that is no record: a transaction's marker, say
+    # A batch at a slow node may take long between two polls; who really died is known by the session.
+    "max.poll.interval.ms": 1_800_000,
     "fetch.wait.max.ms": 100,
     "fetch.queue.backoff.ms": 0,  # the default waits a second after a full queue
     "fetch.message.max.bytes": 4 * 1024 * 1024,

@@ -12,7 +12,14 @@ from dataflow.core import limits
 from dataflow.core.errors import OffsetOutOfRangeError, RecordTooLargeError, TopicGoneError
 from dataflow.transport.api import EARLIEST, LATEST, Delivered, Header, Message, Position, Rebalance
 from dataflow.transport.kafka_admin import ADMIN_TIMEOUT_S
-from dataflow.transport.kafka_errors import GONE_ERRORS, OFFSET_ERRORS, PASSING_ERRORS, TOO_LARGE, translated
+from dataflow.transport.kafka_errors import (
+    FENCED,
+    GONE_ERRORS,
+    OFFSET_ERRORS,
+    PASSING_ERRORS,
+    TOO_LARGE,
+    translated,
+)
 
 log = logging.getLogger("dataflow.kafka")
 
@@ -61,8 +68,12 @@ class KafkaProducer:
 
 class KafkaConsumer:
     def __init__(self, settings: Mapping[str, Any], start: int) -> None:
-        self.client = ck.Consumer(dict(settings), logger=log)
+        self.client = ck.Consumer({**settings, "on_commit": self._on_commit}, logger=log)
         self._start = start
+        # Offsets that the broker refused without anybody waiting: they go along with the next commit.
+        self._refused: dict[Position, int] = {}
+        self._gone: set[Position] = set()
+        self._starts: dict[Position, int] = {}
         self._topics: tuple[str, ...] = ()
         # Where an end was reached beyond the last record: transaction markers and compacted records take offsets too.
         self._ends: dict[Position, int] = {}
@@ -75,8 +86,11 @@ class KafkaConsumer:
             committed = consumer.committed(partitions, timeout=ADMIN_TIMEOUT_S) if partitions else []
             start = ck.OFFSET_BEGINNING if self._start == EARLIEST else ck.OFFSET_END
             for partition in committed:
+                if partition.error is not None:  # taken for "none committed", everything would run again
+                    raise translated(partition.error, f"asking the offset of {partition.topic}")
                 if partition.offset < 0:
                     partition.offset = start
+                self._starts[partition.topic, partition.partition] = partition.offset
             consumer.incremental_assign(committed)
             rebalance.assigned(_positions(committed))
 
@@ -96,6 +110,9 @@ class KafkaConsumer:
         for position in _positions(partitions):
             self._ends.pop(position, None)
             self._new_ends.pop(position, None)
+            self._refused.pop(position, None)
+            self._starts.pop(position, None)
+            self._gone.add(position)
 
     def assign(self, offsets: Mapping[Position, int]) -> None:
         named = {EARLIEST: ck.OFFSET_BEGINNING, LATEST: ck.OFFSET_END}
@@ -109,10 +126,22 @@ class KafkaConsumer:
             return ()
         messages = [first]
         if max_records > 1:
+            self._gone.clear()
             messages += self.client.consume(max_records - 1, 0)
+            if self._gone:
+                messages = self._without_gone(messages)
         if any(m.error() is not None for m in messages):
             return [m for m in messages if self._is_record(m)]
         return messages
+
+    def _without_gone(self, messages: Sequence[ck.Message]) -> list[ck.Message]:
+        """Without records that were fetched before their partition went away within the same call.
+
+        One that even came back is read again from where it started: what of it came before and after is not known.
+        """
+        for position in self._gone & self._starts.keys():
+            self.seek(position, self._starts[position])
+        return [m for m in messages if (m.topic(), m.partition()) not in self._gone]
 
     def _is_record(self, message: ck.Message) -> bool:
         error = message.error()
@@ -146,11 +175,27 @@ class KafkaConsumer:
         self.client.seek(ck.TopicPartition(*position, offset))
 
     def commit(self, offsets: Mapping[Position, int], *, wait: bool) -> None:
-        partitions = [ck.TopicPartition(t, p, o) for (t, p), o in offsets.items()]
+        refused, self._refused = self._refused, {}
+        partitions = [ck.TopicPartition(t, p, o) for (t, p), o in {**refused, **offsets}.items()]
+        if not partitions:
+            return
         try:
-            self.client.commit(offsets=partitions, asynchronous=not wait)
+            done = self.client.commit(offsets=partitions, asynchronous=not wait)
         except ck.KafkaException as error:
             raise translated(error.args[0], "committing offsets") from error
+        for partition in done or ():
+            if partition.error is not None:  # of some partitions only: the client does not raise then
+                raise translated(partition.error, f"committing the offset of {partition.topic}")
+
+    def _on_commit(self, error: ck.KafkaError | None, partitions: Sequence[ck.TopicPartition]) -> None:
+        for partition in partitions:
+            position = (partition.topic, partition.partition)
+            found = partition.error or error
+            if found is None:
+                if self._refused.get(position, -1) <= partition.offset:
+                    self._refused.pop(position, None)
+            elif found.code() not in FENCED:  # whoever is fenced has lost its partitions
+                self._refused[position] = max(partition.offset, self._refused.get(position, -1))
 
     def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self.client.committed([ck.TopicPartition(*p) for p in positions], timeout=ADMIN_TIMEOUT_S)

@@ -1,0 +1,172 @@
+"""What the real client may do between two calls, played by a stand-in: a real broker does it too rarely to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import confluent_kafka as ck
+import pytest
+
+from dataflow.core.errors import TransportError
+from dataflow.transport.api import EARLIEST, Position
+from dataflow.transport.kafka_clients import KafkaConsumer
+
+
+@dataclass
+class Fetched:
+    place: Position
+    number: int
+
+    def topic(self) -> str:
+        return self.place[0]
+
+    def partition(self) -> int:
+        return self.place[1]
+
+    def offset(self) -> int:
+        return self.number
+
+    def error(self) -> None:
+        return None
+
+
+@dataclass
+class Client:
+    """Stands in for `confluent_kafka.Consumer`."""
+
+    first: Fetched | None = None
+    rest: Callable[[], list[Fetched]] = list
+    stored: dict[Position, ck.TopicPartition] = field(default_factory=dict)
+    commits: list[dict[Position, int]] = field(default_factory=list)
+    seeks: list[tuple[Position, int]] = field(default_factory=list)
+    answer: list[ck.TopicPartition] | None = None
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+    def subscribe(self, topics: Sequence[str], **callbacks: Any) -> None:
+        self.callbacks = callbacks
+
+    def poll(self, timeout: float) -> Fetched | None:
+        return self.first
+
+    def consume(self, count: int, timeout: float) -> list[Fetched]:
+        return self.rest()
+
+    def committed(self, partitions: list[ck.TopicPartition], timeout: float) -> list[ck.TopicPartition]:
+        return [self.stored.get((p.topic, p.partition), p) for p in partitions]
+
+    def incremental_assign(self, partitions: list[ck.TopicPartition]) -> None: ...
+
+    def incremental_unassign(self, partitions: list[ck.TopicPartition]) -> None: ...
+
+    def seek(self, partition: ck.TopicPartition) -> None:
+        self.seeks.append(((partition.topic, partition.partition), partition.offset))
+
+    def commit(self, offsets: list[ck.TopicPartition], asynchronous: bool) -> list[ck.TopicPartition] | None:
+        self.commits.append({(p.topic, p.partition): p.offset for p in offsets})
+        return None if asynchronous else self.answer
+
+
+class Owner:
+    def starting(self, positions: Sequence[Position]) -> None: ...
+
+    def assigned(self, positions: Sequence[Position]) -> None: ...
+
+    def revoked(self, positions: Sequence[Position]) -> None: ...
+
+    def lost(self, positions: Sequence[Position]) -> None: ...
+
+
+A, B = ("t", 0), ("t", 1)
+
+
+@pytest.fixture
+def consumer() -> KafkaConsumer:
+    made = KafkaConsumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0}, EARLIEST)
+    made.client.close()
+    made.client = Client()
+    made.subscribe(["t"], Owner())
+    return made
+
+
+def part(position: Position, offset: int = -1001) -> ck.TopicPartition:
+    return ck.TopicPartition(*position, offset)
+
+
+class Failed:
+    """A partition as the client returns it with an error."""
+
+    def __init__(self, position: Position, offset: int, code: int) -> None:
+        self.topic, self.partition, self.offset, self.error = *position, offset, ck.KafkaError(code)
+
+
+def test_what_was_fetched_before_its_partition_went_away_is_left_out(consumer: KafkaConsumer) -> None:
+    client = consumer.client
+    client.first = Fetched(A, 7)
+
+    def rest() -> list[Fetched]:
+        client.callbacks["on_revoke"](client, [part(A)])
+        return [Fetched(A, 8), Fetched(B, 3)]
+
+    client.rest = rest
+    assert [m.offset() for m in consumer.poll(10, 0)] == [3]
+    client.rest = list
+    assert [m.offset() for m in consumer.poll(10, 0)] == [7]
+
+
+def test_a_partition_that_went_and_came_back_in_one_call_is_read_again(consumer: KafkaConsumer) -> None:
+    client = consumer.client
+    client.first = Fetched(A, 7)
+    client.stored = {A: part(A, 5)}
+
+    def rest() -> list[Fetched]:
+        client.callbacks["on_lost"](client, [part(A)])
+        client.callbacks["on_assign"](client, [part(A)])
+        return [Fetched(A, 5)]
+
+    client.rest = rest
+    assert list(consumer.poll(10, 0)) == []
+    assert client.seeks == [(A, 5)]
+
+
+def test_an_unknown_committed_offset_is_not_taken_for_none(consumer: KafkaConsumer) -> None:
+    failed: Any = Failed(A, -1001, ck.KafkaError.UNSTABLE_OFFSET_COMMIT)
+    consumer.client.stored = {A: failed}
+    with pytest.raises(TransportError, match="asking the offset"):
+        consumer.client.callbacks["on_assign"](consumer.client, [part(A)])
+
+
+def test_a_refused_commit_goes_along_with_the_next(consumer: KafkaConsumer) -> None:
+    consumer.commit({A: 10, B: 4}, wait=False)
+    consumer._on_commit(ck.KafkaError(ck.KafkaError.NOT_COORDINATOR), [part(A, 10), part(B, 4)])
+    consumer.commit({B: 6}, wait=True)
+    consumer.commit({}, wait=True)
+    assert consumer.client.commits == [{A: 10, B: 4}, {A: 10, B: 6}]
+
+
+def test_a_refusal_that_a_later_commit_has_overtaken_is_forgotten(consumer: KafkaConsumer) -> None:
+    consumer._on_commit(ck.KafkaError(ck.KafkaError._TIMED_OUT), [part(A, 10)])
+    consumer._on_commit(None, [part(A, 20)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits == []
+
+
+def test_a_fenced_member_does_not_try_again(consumer: KafkaConsumer) -> None:
+    consumer._on_commit(ck.KafkaError(ck.KafkaError.UNKNOWN_MEMBER_ID), [part(A, 10)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits == []
+
+
+def test_a_partition_that_went_away_takes_its_refused_commit_along(consumer: KafkaConsumer) -> None:
+    consumer._on_commit(ck.KafkaError(ck.KafkaError._TIMED_OUT), [part(A, 10), part(B, 1)])
+    consumer.client.callbacks["on_revoke"](consumer.client, [part(A)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits == [{B: 1}]
+
+
+def test_a_commit_refused_for_some_partitions_raises(consumer: KafkaConsumer) -> None:
+    failed: Any = Failed(B, 4, ck.KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    consumer.client.answer = [part(A, 1), failed]
+    with pytest.raises(TransportError, match="committing the offset of t"):
+        consumer.commit({A: 1, B: 4}, wait=True)
