@@ -49,10 +49,21 @@ def check(project: Project, resolved: Resolved) -> list[Problem]:
 
 def _version_faults(resolved: Resolved) -> Iterator[Fault]:
     if resolved.spec.delivery == "exactly_once":
-        message = "delivery: exactly_once is not supported in this version"
-        yield Fault(("delivery",), message, "valid: at_least_once")
+        yield from _exactly_once_faults(resolved)
     if not resolved.spec.nodes and not resolved.declared.left_out:
         yield Fault(("nodes",), "a pipeline needs a node", "nodes: {name: {use: KIND, from: INPUT}}")
+
+
+def _exactly_once_faults(resolved: Resolved) -> Iterator[Fault]:
+    """One task owns one partition number of all inputs: that needs equal counts."""
+    counts = {name: resolved.edges[name].partitions for name in resolved.spec.inputs if name in resolved.edges}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+        yield Fault(
+            ("delivery",),
+            f"exactly_once needs inputs of equal partitions: {said}",
+            "declare equal `partitions`, or one pipeline for each input",
+        )
 
 
 def _output_faults(project: Project, resolved: Resolved) -> Iterator[Fault]:
@@ -122,6 +133,9 @@ def _answer_faults(resolved: Resolved) -> Iterator[Fault]:
     if answer.when == "eager":
         message = "when: an eager answer may be lost in a crash: the caller has it, the topics do not"
         yield Fault(("answer", "when"), message, "durable waits for Kafka", severity="warning")
+    if answer.when == "durable" and resolved.spec.delivery == "exactly_once":
+        message = "when: a durable answer comes before the commit: after a crash the committed one may differ"
+        yield Fault(("answer", "when"), message, "committed waits for it, some 4 ms more", severity="warning")
 
 
 def _path_faults(resolved: Resolved, path: YamlPath, edge: str, start: str) -> Iterator[Fault]:

@@ -176,3 +176,8 @@ class Plan:
     def origin(self) -> str:
         """The part of header df-origin before the node."""
         return f"{self.pipeline}@{self.version}"
+
+
+def transactional_id(stage: StagePlan, partition: int) -> str:
+    """Name of the transactional producer of one task: equal in every process, so that a new owner fences the old."""
+    return f"{stage.group}.{partition}"

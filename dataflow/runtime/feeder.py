@@ -125,6 +125,9 @@ class Feeder:
         return True
 
     # Rebalance
+    def starting(self, positions: Sequence[Position]) -> None:
+        """Nobody is to be fenced: the log itself says how far an earlier feeder got."""
+
     def assigned(self, positions: Sequence[Position]) -> None:
         self._elected = self._elected or any(n == 0 for _, n in positions)
 

@@ -12,10 +12,18 @@ from itertools import groupby
 from typing import Final, Protocol
 
 from dataflow.core import limits
-from dataflow.core.errors import TransportError
+from dataflow.planner.plan import transactional_id
 from dataflow.runtime.task import StageProgram, Task
 from dataflow.sdk import Node
-from dataflow.transport.api import Consumer, Fabric, Message, Position, Producer
+from dataflow.transport.api import (
+    EARLIEST,
+    Consumer,
+    Fabric,
+    Message,
+    Position,
+    Producer,
+    TransactionalProducer,
+)
 
 log = logging.getLogger("dataflow.stage")
 
@@ -60,6 +68,7 @@ class StageLoop:
         self._tasks: dict[int, Task] = {}
         self._owned: dict[int, set[Position]] = {}
         self.paused: set[int] = set()
+        self._transactions: dict[int, TransactionalProducer] = {}
         self._committed_at = 0.0
         self._torn = False
         self._refreshed_at = 0.0
@@ -99,6 +108,7 @@ class StageLoop:
             stack.callback(getattr(node, "close", _nothing))
             getattr(node, "open", _nothing)()
         self._consumer = self._fabric.consumer(program.plan.group)
+        stack.callback(self._end_transactions)
         stack.callback(self._consumer.close)
         self._consumer.subscribe(sorted(program.intakes), self)
         program.metrics.state, program.metrics.error = "running", ""
@@ -130,6 +140,9 @@ class StageLoop:
         messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
         if messages:
             self.dispatch(messages)
+        for position, end in self._consumer.ends().items():
+            if position in self._owned.get(position[1], ()) and position[1] in self._tasks:
+                self._tasks[position[1]].take_end(position, end)
         now = time.monotonic()
         if not messages or now - self._refreshed_at > TABLE_REFRESH_S:
             self._refreshed_at = now
@@ -140,6 +153,7 @@ class StageLoop:
         caller_waits = any(t.caller_waits for t in self._tasks.values())
         self._producer.poll(ACK_WAIT_S if caller_waits else 0)
         for task in self._tasks.values():
+            task.poll()
             task.collect()
         self._hold_back()
         self._commit_if_due()
@@ -159,14 +173,18 @@ class StageLoop:
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Hand fetched records to their tasks; what is no longer ours is left to its next owner."""
         first, last = _position(messages[0]), _position(messages[-1])
-        if first == last and len(self._owned) == 1 and self._owned.get(first[1]) == {first}:
-            self._tasks[first[1]].take(
-                first, messages
-            )  # what was fetched before a change of owners is in front
+        # What was fetched before a change of owners is in front: one look at both ends is enough.
+        if (
+            first == last
+            and len(self._owned) == 1
+            and self._owned.get(first[1]) == {first}
+            and first[1] in self._tasks
+        ):
+            self._tasks[first[1]].take(first, messages)
             return
         # The client returns runs of records of one partition; order within a partition is that of the log.
         for position, run in groupby(messages, key=_position):
-            if position in self._owned.get(position[1], ()):
+            if position in self._owned.get(position[1], ()) and position[1] in self._tasks:
                 self._tasks[position[1]].take(position, list(run))
 
     def _hold_back(self) -> None:
@@ -194,10 +212,13 @@ class StageLoop:
         if self._torn:
             return
         chosen = list(tasks)
+        if any(t.offsets.waiting for t in chosen):
+            self._flush_nodes()
+        if self._parts.program.exactly_once:
+            self._parts.program.metrics.commits += sum(task.commit(self._consumer) for task in chosen)
+            return
         offsets: dict[Position, int] = {}
         if any(t.offsets.waiting for t in chosen):
-            for node in self._parts.nodes:
-                getattr(node, "flush", _nothing)()
             for task in chosen:
                 offsets.update(task.offsets.committable())
             self._parts.program.metrics.commits += 1
@@ -205,6 +226,10 @@ class StageLoop:
         self._consumer.commit(offsets, wait=wait)
         for task in chosen:
             task.committed()
+
+    def _flush_nodes(self) -> None:
+        for node in self._parts.nodes:
+            getattr(node, "flush", _nothing)()
 
     def _drain(self, partitions: Sequence[int], deadline: float) -> None:
         """Finish what is in hand and commit it; what is not done by the deadline is left to the next owner."""
@@ -215,51 +240,84 @@ class StageLoop:
                 task.step(now_ms)
             self._producer.poll(BUSY_WAIT_S)
             for task in tasks:
+                task.poll()
                 task.collect()
         self._commit(tasks, wait=True)
         self._producer.flush(max(deadline - time.monotonic(), 0.0))
 
     # Rebalance: called from within consumer.poll and close, on this thread.
+    def starting(self, positions: Sequence[Position]) -> None:
+        """Fence earlier owners and undo what they left open, before anybody looks up where to go on."""
+        program = self._parts.program
+        if program.exactly_once:
+            for partition in sorted({p for _, p in positions} - set(self._transactions)):
+                name = transactional_id(program.plan, partition)
+                self._transactions[partition] = self._fabric.transactional(name)
+
     def assigned(self, positions: Sequence[Position]) -> None:
         for position in positions:
-            partition = position[1]
-            self._owned.setdefault(partition, set()).add(position)
+            self._owned.setdefault(position[1], set()).add(position)
+        for partition in sorted({p for _, p in positions}):
             if partition in self.paused:
-                self._consumer.pause([position])
+                self._consumer.pause(self._owned[partition])
             if partition not in self._tasks:
-                self._tasks[partition] = Task(self._parts.program, partition, self._producer)
+                self._start_task(partition)
+
+    def _start_task(self, partition: int) -> None:
+        """Begin to work on a partition number; exactly once only when it is owned on every input.
+
+        Two members that each own it on some inputs would fence each other's transactions.
+        """
+        program = self._parts.program
+        transaction = self._transactions.get(partition)
+        wanted = {p for p in program.seeds if p[1] == partition}
+        if program.exactly_once and not self._owned[partition] >= wanted:
+            self._consumer.pause(self._owned[partition])
+            return
+        self._tasks[partition] = Task(program, partition, self._producer, transaction)
+        self._consumer.resume(self._owned[partition])
+
+    def _rewind(self, positions: Iterable[Position]) -> None:
+        """Read on from the committed offsets: what was fetched beyond them is fetched again."""
+        committed = self._consumer.committed(list(positions))
+        fresh = [p for p, offset in committed.items() if offset is None]
+        starts = self._fabric.admin().offsets(fresh, EARLIEST) if fresh else {}
+        for position, offset in committed.items():
+            self._consumer.seek(position, starts[position] if offset is None else offset)
 
     def revoked(self, positions: Sequence[Position]) -> None:
-        if not self._torn:
-            deadline = time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000
-            self._drain(sorted({p for _, p in positions}), deadline)
-        for position in positions:
-            self._release(position)
+        self._drain(sorted({p for _, p in positions}), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
+        self._forget(positions)
 
     def lost(self, positions: Sequence[Position]) -> None:
-        """Somebody else owns them already: nothing may be committed, their records will run there.
-
-        Raises TransportError where a task keeps another partition: what it held of that one is gone from its hands.
-        """
+        """Somebody else owns them already: nothing may be committed, their records will run there."""
         log.warning("lost %d partitions of stage %s", len(positions), self._parts.program.plan.name)
-        gone = set(positions)
+        self._forget(positions)
+
+    def _forget(self, positions: Sequence[Position]) -> None:
+        """Let go of partitions. What is left of a task's inputs is taken up anew, from where it was committed."""
         for _, partition in positions:
             self._tasks.pop(partition, None)
-            kept = self._owned.get(partition, set()) - gone
-            if kept:
-                self._torn = True
-                raise TransportError(f"lost some partitions of a task, not {sorted(kept)}: starting anew")
         for position in positions:
-            self._release(position)
-
-    def _release(self, position: Position) -> None:
-        partition = position[1]
-        owned = self._owned.get(partition, set())
-        owned.discard(position)
-        if not owned:
-            self._owned.pop(partition, None)
-            self._tasks.pop(partition, None)
+            partition = position[1]
+            owned = self._owned.get(partition, set())
+            owned.discard(position)
+            if not owned:
+                self._owned.pop(partition, None)
+                self.paused.discard(partition)
+                transaction = self._transactions.pop(partition, None)
+                if transaction is not None:
+                    transaction.close()
+        for partition in sorted({p for _, p in positions} & set(self._owned)):
+            if partition in self._transactions:
+                self._transactions[partition].abort()
+            self._rewind(self._owned[partition])
             self.paused.discard(partition)
+            self._start_task(partition)
+
+    def _end_transactions(self) -> None:
+        for transaction in self._transactions.values():
+            transaction.close()
 
 
 def _position(message: Message) -> Position:

@@ -1,8 +1,12 @@
 """A task: one partition number of a stage. Owns its batches in hand, in log order, and nothing is shared with others.
 
-It is driven from outside (`take`, `step`, `collect`) and sends through the producer it was given; time comes in as an
-argument. Batches are executed one after another, so a row that waits for a retry holds back all behind it: order per
-key is kept, and the backlog's bound pauses the partition.
+It is driven from outside (`take`, `step`, `collect`, `commit`) and sends through the producers it was given; time comes
+in as an argument. Batches are executed one after another, so a row that waits for a retry holds back all behind it: order
+per key is kept, and the backlog's bound pauses the partition.
+
+At least once: outputs go out as they are made, and the loop commits offsets whose outputs are acknowledged. Exactly once:
+the task has a transactional producer of its own, named for this stage and partition, so that whoever takes the partition
+over fences it; outputs go out once their batch is over, and a transaction holds whole batches and their offsets.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from dataflow.runtime.execution import Ended, Execution, Program
 from dataflow.runtime.intake import Intake
 from dataflow.runtime.offsets import OffsetTracker, Ticket
 from dataflow.runtime.writer import Barrier, EdgeWriter, send_dead_letter, send_refusal, send_reply
-from dataflow.transport.api import Message, Position, Producer
+from dataflow.transport.api import Consumer, Message, Position, Producer, TransactionalProducer
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class StageProgram:
     seeds: Mapping[Position, int]
     metrics: StageMetrics
     tracing: Tracing | None = None
+    exactly_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,22 @@ class _InHand:
 class Task:
     """See the module. `partition` is the number this task owns on every input of the stage."""
 
-    def __init__(self, stage: StageProgram, partition: int, producer: Producer) -> None:
+    def __init__(
+        self,
+        stage: StageProgram,
+        partition: int,
+        producer: Producer,
+        transaction: TransactionalProducer | None = None,
+    ) -> None:
         self._stage = stage
         self._partition = partition
-        self._producer = producer
-        self._backlog: deque[tuple[Position, Sequence[Message]]] = deque()
+        # Replies never wait for a transaction; all that is written for readers does.
+        self._replies = producer
+        self._records: Producer = producer if transaction is None else transaction
+        self._transaction = transaction
+        self._in_transaction = False
+        self._passed: dict[Position, int] = {}
+        self._backlog: deque[tuple[Position, Sequence[Message] | int]] = deque()
         self._running: _InHand | None = None
         self._unacknowledged: deque[_InHand] = deque()
         self._held_replies: list[_InHand] = []
@@ -99,16 +115,27 @@ class Task:
     @property
     def caller_waits(self) -> bool:
         """Whether an acknowledgement in flight holds back somebody's answer."""
-        return any(h.answers or h.refusals for h in self._unacknowledged)
+        return not self._commits_for_callers and any(h.answers or h.refusals for h in self._unacknowledged)
 
     @property
     def wants_commit(self) -> bool:
         """Whether callers wait for the commit itself."""
-        return bool(self._held_replies)
+        if self._held_replies:
+            return True
+        # A transaction's commit waits for the acknowledgements too: no need to wait for them first.
+        return self._commits_for_callers and any(h.answers or h.refusals for h in self._unacknowledged)
+
+    @property
+    def _commits_for_callers(self) -> bool:
+        return self._transaction is not None and self._stage.answer_when == "committed"
 
     def take(self, position: Position, messages: Sequence[Message]) -> None:
         """Records of one partition, in log order, following those taken before."""
         self._backlog.append((position, messages))
+
+    def take_end(self, position: Position, end: int) -> None:
+        """All of the partition before `end` was taken: what lies there beyond the last record is no record."""
+        self._backlog.append((position, end))
 
     def step(self, now_ms: int) -> None:
         """Run what can be run of one batch; its outputs are sent, not yet acknowledged.
@@ -118,8 +145,13 @@ class Task:
         if self._running is None:
             if not self._backlog:
                 return
+            position, taken = self._backlog[0]
+            if isinstance(taken, int):
+                self._pass(position, taken)
+                self._backlog.popleft()
+                return
             # It leaves the backlog only once its ticket holds back the offsets: nothing may fall in between.
-            self._running = self._begin(*self._backlog[0], now_ms)
+            self._running = self._begin(position, taken, now_ms)
             self._backlog.popleft()
         hand = self._running
         self._execute(hand, now_ms)
@@ -132,11 +164,17 @@ class Task:
         tracing, plan = self._stage.tracing, self._stage.plan
         if tracing is None:
             hand.execution.step(now_ms)
+        else:
+            with tracing.batch(plan.name, plan.group, hand.messages[0].topic(), hand.first.rows):
+                hand.execution.step(now_ms)
+        if self._transaction is None or hand.execution.over:
             self._write(hand)
-            return
-        with tracing.batch(plan.name, plan.group, hand.messages[0].topic(), hand.first.rows):
-            hand.execution.step(now_ms)
-            self._write(hand)
+
+    def _pass(self, position: Position, end: int) -> None:
+        """Let the offsets move over what is no record, so that a group at the end is seen to be there."""
+        if end > self._passed.get(position, -1):
+            self._passed[position] = end
+            self.offsets.finish(self.offsets.begin({position: end}))
 
     def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> _InHand:
         stage = self._stage
@@ -144,16 +182,19 @@ class Task:
         intake = stage.intakes[topic]
         seed = stage.seeds.get(position, 0) or ids.seed_of("", topic, partition)
         batch, ended = intake.read(messages, seed, now_ms, honour_deadlines=stage.on_answer_path)
-        ticket = self.offsets.begin({position: messages[-1].offset() + 1})
+        end = messages[-1].offset() + 1
+        self._passed[position] = end
+        ticket = self.offsets.begin({position: end})
         stage.metrics.records += len(messages)
         return _InHand(ticket, messages, batch, Execution(stage.program, intake.edge, batch), ended)
 
     def _write(self, hand: _InHand) -> None:
         """Send what the execution gave since the last time."""
         stage = self._stage
+        self._begin_transaction()
         written = hand.execution.written
         for edge, batch in written[hand.written :]:
-            failed = stage.writers[edge].write(batch, self._partition, self._producer, hand.barrier)
+            failed = stage.writers[edge].write(batch, self._partition, self._records, hand.barrier)
             hand.ended += failed
             if edge in stage.plan.leaves:
                 hand.left.update(row.source for row in batch.rows)
@@ -180,7 +221,7 @@ class Task:
             if ended.error and ended.row.source not in buried:
                 buried.add(ended.row.source)
                 message = hand.messages[ended.row.source]
-                send_dead_letter(self._producer, stage.origin, message, ended, hand.barrier)
+                send_dead_letter(self._records, stage.origin, message, ended, hand.barrier)
                 stage.metrics.dead_letters += 1
         if not stage.on_answer_path:
             return
@@ -218,6 +259,37 @@ class Task:
             else:
                 self._answer(hand)
 
+    def _begin_transaction(self) -> None:
+        if self._transaction is not None and not self._in_transaction:
+            self._transaction.begin()
+            self._in_transaction = True
+
+    def poll(self) -> None:
+        """Serve the acknowledgements of the task's own producer, if it has one."""
+        if self._transaction is not None:
+            self._transaction.poll(0)
+
+    def commit(self, consumer: Consumer) -> bool:
+        """Exactly once: commit all whole batches with their offsets; False if there is nothing to commit.
+
+        Raises FencedError if the partition's next owner has begun, TransportError if the outcome is bad or unknown: then
+        the task may only be given up.
+        """
+        assert self._transaction is not None, "offsets are the loop's to commit"
+        if not self._in_transaction and not self.offsets.waiting:
+            return False
+        if self._transaction.flush(limits.DRAIN_TIMEOUT_MS / 1000):
+            raise TransportError(
+                f"writing the outputs of stage '{self._stage.plan.name}': not acknowledged in time"
+            )
+        self.collect()
+        assert not self._unacknowledged, "what is flushed is acknowledged"
+        self._begin_transaction()
+        self._transaction.commit(self.offsets.committable(), consumer)
+        self._in_transaction = False
+        self.committed()
+        return True
+
     def committed(self) -> None:
         """The offsets handed out by `offsets.committable` are through."""
         held, self._held_replies = self._held_replies, []
@@ -226,7 +298,7 @@ class Task:
 
     def _answer(self, hand: _InHand) -> None:
         for reply in hand.answers.values():
-            send_reply(self._producer, reply.row, reply.edge, reply.value, reply.fingerprint)
+            send_reply(self._replies, reply.row, reply.edge, reply.value, reply.fingerprint)
         for ended in hand.refusals:
-            send_refusal(self._producer, ended)
+            send_refusal(self._replies, ended)
         self._stage.metrics.replies += len(hand.answers) + len(hand.refusals)

@@ -62,6 +62,7 @@ class Workshop:
             seeds=self._seeds(plan, stage),
             metrics=self.metrics.stage(plan.pipeline, stage.name),
             tracing=self.tracing,
+            exactly_once=plan.delivery == "exactly_once",
         )
         commit_ms = max(
             [limits.COMMIT_INTERVAL_MS, *(getattr(n, "commit_every_ms", 0) for n in nodes.values())]

@@ -67,8 +67,12 @@ class Producer(Protocol):
 
 
 class Rebalance(Protocol):
-    """Told by `Consumer.poll` when ownership changes. `revoked` may still commit; `lost` may not."""
+    """Told by `Consumer.poll` when ownership changes. `revoked` may still commit; `lost` may not.
 
+    `starting` comes before the committed offsets of newly owned partitions are looked up, `assigned` when they are read.
+    """
+
+    def starting(self, positions: Sequence[Position]) -> None: ...
     def assigned(self, positions: Sequence[Position]) -> None: ...
     def revoked(self, positions: Sequence[Position]) -> None: ...
     def lost(self, positions: Sequence[Position]) -> None: ...
@@ -128,7 +132,7 @@ class TransactionalProducer(Producer, Protocol):
         ...
 
     def abort(self) -> None:
-        """Undo: nobody ever sees the records. Raises TransportError."""
+        """Undo what is open, if anything is: nobody ever sees the records. Raises TransportError."""
         ...
 
 

@@ -83,6 +83,7 @@ class KafkaConsumer:
         self._topics = tuple(topics)
 
         def assigned(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+            rebalance.starting(_positions(partitions))
             committed = consumer.committed(partitions, timeout=ADMIN_TIMEOUT_S) if partitions else []
             start = ck.OFFSET_BEGINNING if self._start == EARLIEST else ck.OFFSET_END
             for partition in committed:

@@ -67,6 +67,8 @@ class KafkaTransaction(KafkaProducer):
         self._open = False
 
     def abort(self) -> None:
+        if not self._open:
+            return
         self._step("aborting", self.client.abort_transaction)
         self._open = False
 

@@ -270,17 +270,21 @@ class MemoryConsumer:
                     self._paused.discard(position)
                 self._fabric.changed.notify_all()
         with self._fabric.changed:
-            others = [m for m in self._fabric.groups[self._group].members if m is not self]
-            taken = set().union(*(m._positions for m in others)) if others else set()
+            group = self._fabric.groups[self._group]
+            taken = {p for m in group.members if m is not self for p in m._positions}
             new = sorted(self.target - set(self._positions) - taken)
-            committed = self._fabric.groups[self._group].offsets
+            # Ours from here on: nobody takes what somebody holds.
+            self._positions.update(dict.fromkeys(new, 0))
+        if not new:
+            return
+        self._rebalance.starting(new)
+        with self._fabric.changed:
             for position in new:
-                start = committed.get(position)
+                start = group.offsets.get(position)
                 self._positions[position] = (
                     offset_at(self._fabric.partition(position), self._start) if start is None else start
                 )
-        if new:
-            self._rebalance.assigned(new)
+        self._rebalance.assigned(new)
 
     def _take(self, max_records: int) -> list[MemoryMessage]:
         found: list[MemoryMessage] = []

@@ -30,7 +30,12 @@ class Owner:
         self.log: list[str] = []
         self.on_revoke: Callable[[Sequence[Position]], None] = lambda _: None
 
+    def starting(self, positions: Sequence[Position]) -> None:
+        assert not self.owned & set(positions)
+        self.log.append("starting")
+
     def assigned(self, positions: Sequence[Position]) -> None:
+        assert self.log[-1] == "starting"
         self.owned |= set(positions)
         self.log.append("assigned")
 
