@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -65,23 +66,43 @@ def _inferred(cells: Mapping[str, Sequence[Any]]) -> Inferred:
 
 def common_type(values: Iterable[Any]) -> FieldType | None:
     """One type for all values; None where all are null."""
-    found: FieldType | None = None
-    null = False
-    for value in values:
-        made = type_of(value)
-        if made is None:
-            null = True
-        elif made != found:
-            found = made if found is None else _merged(found, made)
-    return replace(found, nullable=True) if found is not None and null else found
-
-
-def type_of(value: Any) -> FieldType | None:
-    """The type of one value; None for null. Raises ContractError for what a contract has no type for."""
-    if value is None or (isinstance(value, np.datetime64) and np.isnat(value)):
+    given = [value.value if isinstance(value, Enum) else value for value in values]
+    present = [value for value in given if not _is_null(value)]
+    if not present:
         return None
-    if isinstance(value, Enum):
-        value = value.value
+    records = [fields_of(value) for value in present]
+    if all(
+        isinstance(value, list | tuple) and fields is None
+        for value, fields in zip(present, records, strict=True)
+    ):
+        found = _list_type([item for value in present for item in value])
+    elif all(fields is not None for fields in records):
+        found = _record_type([fields for fields in records if fields is not None])
+    else:
+        found = reduce(_merged, dict.fromkeys(map(_type_of, present)))
+    return replace(found, nullable=len(present) < len(given))
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, np.datetime64) and bool(np.isnat(value)))
+
+
+def _list_type(items: Sequence[Any]) -> FieldType:
+    item = common_type(items)
+    if item is None:
+        raise ContractError("only empty lists, or null in them, were seen")
+    return FieldType("list", item=item)
+
+
+def _record_type(records: Sequence[Mapping[str, Any]]) -> FieldType:
+    members = schema_of_records(records)
+    if members.unknown:
+        raise ContractError(f"only null was seen in '{members.unknown[0]}' of a record")
+    return FieldType("record", fields=members.schema.fields)
+
+
+def _type_of(value: Any) -> FieldType:
+    """The type of one value. Raises ContractError for what a contract has no type for."""
     if isinstance(value, np.ndarray) and value.dtype.name in TENSOR_KINDS:
         return FieldType(value.dtype.name, value.shape)
     if isinstance(value, np.generic) and value.dtype.name in TENSOR_KINDS:
@@ -91,14 +112,11 @@ def type_of(value: Any) -> FieldType | None:
             return FieldType(name)
     if isinstance(value, Decimal):
         return _decimal(value)
-    if isinstance(value, list | tuple) and not hasattr(value, "_asdict"):
-        return FieldType("list", item=common_type(value))
     fields = fields_of(value)
     if fields is not None:
-        members = schema_of_records([fields])
-        if members.unknown:
-            raise ContractError(f"only null was seen in '{members.unknown[0]}' of a record")
-        return FieldType("record", fields=members.schema.fields)
+        return _record_type([fields])
+    if isinstance(value, list | tuple):
+        return _list_type(value)
     raise ContractError(
         f"no field type for {_shown(value)}", hint="return numbers, texts, times, lists, dicts, arrays"
     )
@@ -129,27 +147,18 @@ def _decimal(value: Decimal) -> FieldType:
 
 
 def _merged(one: FieldType, other: FieldType) -> FieldType:
-    nullable = one.nullable or other.nullable
-    one, other = replace(one, nullable=False), replace(other, nullable=False)
-    if one == other:
-        return replace(one, nullable=nullable)
-    made: FieldType | None = None
+    """One type for values of two different ones."""
     if one.kind in TENSOR_KINDS and other.kind in TENSOR_KINDS and len(one.shape) == len(other.shape):
         kind = _wider(one.kind, other.kind)
-        shape = tuple(a if a == b else -1 for a, b in zip(one.shape, other.shape, strict=True))
-        made = FieldType(kind, shape) if kind else None
-    elif one.kind == other.kind == "list":
-        items = [item for item in (one.item, other.item) if item is not None]
-        made = FieldType("list", item=_merged(items[0], items[-1]) if items else None)
-    elif one.kind == other.kind == "record":
-        made = FieldType("record", fields=_members(one, other))
-    elif one.kind == other.kind == "decimal":
+        if kind:
+            return FieldType(
+                kind, tuple(a if a == b else -1 for a, b in zip(one.shape, other.shape, strict=True))
+            )
+    if one.kind == other.kind == "decimal":
         scale = max(one.scale, other.scale)
         whole = max(one.precision - one.scale, other.precision - other.scale)
-        made = FieldType("decimal", precision=whole + scale, scale=scale)
-    if made is None:
-        raise ContractError(f"it is {one.describe()} in one record and {other.describe()} in another")
-    return replace(made, nullable=nullable)
+        return FieldType("decimal", precision=whole + scale, scale=scale)
+    raise ContractError(f"it is {one.describe()} in one record and {other.describe()} in another")
 
 
 def _wider(one: str, other: str) -> str:
@@ -162,17 +171,6 @@ def _wider(one: str, other: str) -> str:
         wider = np.promote_types(one, other).name
         return wider if wider in INTEGERS or one in FLOATS else "float64"
     return "float64"
-
-
-def _members(one: FieldType, other: FieldType) -> tuple[Field, ...]:
-    mine, theirs = ({f.name: f.type for f in t.fields} for t in (one, other))
-    found = []
-    for name in dict.fromkeys([*mine, *theirs]):
-        if name in mine and name in theirs:
-            found.append(Field(name, _merged(mine[name], theirs[name])))
-        else:
-            found.append(Field(name, replace(mine.get(name) or theirs[name], nullable=True)))
-    return tuple(found)
 
 
 def _shown(value: object) -> str:

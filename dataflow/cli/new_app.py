@@ -187,7 +187,11 @@ def request_text(feeds: Sequence[Feed]) -> str:
 def plain(value: Array) -> list[Any]:
     """The elements in row-major order, floats in as few digits as their own precision needs."""
     flat = value.reshape(-1)
-    return [float(str(item)) for item in flat] if flat.dtype.kind == "f" else flat.tolist()
+    if (
+        flat.dtype.kind == "f" and flat.dtype.itemsize > 2
+    ):  # half floats are declared as float32, which tells more
+        return [float(str(item)) for item in flat]
+    return flat.tolist()
 
 
 def pipeline_text(name: str, file: str, feeds: Sequence[Feed], outputs: Sequence[Output]) -> Iterator[str]:
