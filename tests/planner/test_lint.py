@@ -60,10 +60,26 @@ tests:
     )
 
 
-def test_what_this_version_cannot_do(tmp_path: Path) -> None:
-    assert lines(tmp_path, "delivery: exactly_once\ninputs: {t: t}\nnodes: {}\n") == [
-        "3:11: delivery: exactly_once is not supported in this version (valid: at_least_once)",
-        "5:8: a pipeline needs a node (nodes: {name: {use: KIND, from: INPUT}})",
+def test_a_pipeline_needs_a_node(tmp_path: Path) -> None:
+    assert lines(tmp_path, "inputs: {t: t}\nnodes: {}\n") == [
+        "4:8: a pipeline needs a node (nodes: {name: {use: KIND, from: INPUT}})",
+    ]
+
+
+def test_exactly_once(tmp_path: Path) -> None:
+    assert lines(
+        tmp_path,
+        """
+delivery: exactly_once
+inputs: {a: t, b: u}
+answer: {from: n, input: a, when: durable}
+nodes: {n: {use: test.pass, from: a}}
+""",
+    ) == [
+        "4:11: exactly_once needs inputs of equal partitions: 'a' 4, 'b' 2 (declare equal `partitions`, or one pipeline for "
+        "each input)",
+        "6:35: warning: when: a durable answer comes before the commit: after a crash the committed one may differ (committed waits for "
+        "it, some 4 ms more)",
     ]
 
 
