@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import click
+from pydantic import BaseModel
 
 from dataflow.cli.describe import kinds_reference, settings_of, table
+from dataflow.cli.meanings import MEANINGS
 from dataflow.core import errors, headers, limits
 
 NOTE: Final = (
@@ -243,15 +245,13 @@ def errors_page() -> str:
 # ---------------------------------------------------------------- settings
 
 
-def settings_page() -> str:
-    """Declarations and their parts, then the limits."""
+def declarations() -> Mapping[str, list[tuple[str, type[BaseModel]]]]:
+    """The models of all declarations by title: the document itself under "", then its parts."""
     from dataflow.spec import documents
-    from dataflow.spec.fields import FieldSpec, Strict
+    from dataflow.spec.fields import FieldSpec
     from dataflow.spec.topics import TopicSpec
 
-    units = "Durations are written `500ms`, `2s`, `7d`, sizes `64kB`, `1GB`"
-    parts = [f"What the YAML files declare. {units}; `${{VAR:default}}` stands for an environment variable."]
-    sections: Mapping[str, list[tuple[str, type[Strict]]]] = {
+    return {
         "Topic": [("", TopicSpec), ("a field", FieldSpec)],
         "Model": [("", documents.ModelSpec), ("options", documents.ModelOptions)],
         "Pipeline": [
@@ -262,7 +262,13 @@ def settings_page() -> str:
             ("", documents.ProjectSpec), ("kafka", documents.KafkaSpec), ("gateway", documents.GatewaySpec),
         ],
     }  # fmt: skip
-    for title, models in sections.items():
+
+
+def settings_page() -> str:
+    """Declarations and their parts, then the limits."""
+    units = "Durations are written `500ms`, `2s`, `7d`, sizes `64kB`, `1GB`"
+    parts = [f"What the YAML files declare. {units}; `${{VAR:default}}` stands for an environment variable."]
+    for title, models in declarations().items():
         for part, model in models:
             head = f"### {title.partition(' ')[0]}: {part}" if part else f"## {title}"
             parts += [head, _prose(inspect.cleandoc(model.__doc__ or "")), _settings_table(model)]
@@ -270,15 +276,13 @@ def settings_page() -> str:
     return _page("Settings", *parts)
 
 
-def _settings_table(model: Any) -> str:
-    settings = settings_of(model)
-    documented = any(s.doc for s in settings)
+def _settings_table(model: type[BaseModel]) -> str:
+    meanings = MEANINGS[model.__name__]
     rows = []
-    for s in settings:
+    for s in settings_of(model):
         default = "required" if s.required else f"`{s.default}`" if s.default else ""
-        rows.append((f"`{s.name}`", s.type, default, *([s.doc] if documented else [])))
-    head = ("setting", "type", "default", *(["meaning"] if documented else []))
-    return table(head, rows)
+        rows.append((f"`{s.name}`", s.type, default, meanings[s.name]))
+    return table(("setting", "type", "default", "meaning"), rows)
 
 
 def _prose(text: str) -> str:

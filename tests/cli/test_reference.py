@@ -3,8 +3,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dataflow.cli.describe import settings_of
 from dataflow.cli.main import SECTIONS
-from dataflow.cli.reference import constants_of, pages
+from dataflow.cli.meanings import MEANINGS
+from dataflow.cli.reference import constants_of, declarations, pages
 from dataflow.core import errors, headers, limits
 from tests.cli.project import call
 
@@ -52,3 +54,10 @@ def test_pages_do_not_depend_on_the_machine() -> None:
         assert "/home/" not in text, name
         assert "/root/" not in text, name
         assert not re.search(r"0x[0-9a-f]{6,}", text), name
+
+
+def test_every_setting_of_a_declaration_has_a_meaning() -> None:
+    models = [model for parts in declarations().values() for _, model in parts]
+    assert {m.__name__: [s.name for s in settings_of(m)] for m in models} == {
+        name: list(meanings) for name, meanings in MEANINGS.items()
+    }
