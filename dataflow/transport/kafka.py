@@ -27,6 +27,7 @@ _COMMON: Final[dict[str, Any]] = {
     "socket.nagle.disable": True,
     "topic.metadata.refresh.interval.ms": 30_000,
     "log.connection.close": False,
+    "log_level": 3,  # librdkafka warns of every retry, also of those of a normal start
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 1_000,
 }
