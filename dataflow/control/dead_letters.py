@@ -100,7 +100,7 @@ def read_letters(fabric: Fabric, wanted: LetterFilter = LetterFilter()) -> Itera
     positions = [(DEAD_LETTERS, p) for p in range(info.partitions)]
     low, high = admin.offsets(positions, EARLIEST), admin.offsets(positions, LATEST)
     start = Start(time_ms=wanted.since_ms) if wanted.since_ms >= 0 else FROM_EARLIEST
-    marks = _marks(fabric)
+    marks = redrive_times(fabric)
     for messages in read_messages(fabric, start.offsets(admin, positions, low, high), high):
         for message in messages:
             letter = _letter(message, info.topic_id, marks)
@@ -223,8 +223,13 @@ def _headers(letter: Letter) -> list[Header]:
     ]
 
 
-def _marks(fabric: Fabric) -> dict[bytes, int]:
-    """When which letter was redriven."""
+def mark_of(topic_id: str, partition: int, offset: int) -> bytes:
+    """How a dead letter is named in the topic of redrives."""
+    return f"{topic_id}/{partition}/{offset}".encode()
+
+
+def redrive_times(fabric: Fabric) -> dict[bytes, int]:
+    """When (Unix ms) which letter was last redriven, by its mark."""
     if REDRIVES not in fabric.admin().topics():
         return {}
     found = {}
@@ -236,7 +241,7 @@ def _marks(fabric: Fabric) -> dict[bytes, int]:
 def _letter(message: Message, topic_id: str, marks: Mapping[bytes, int]) -> Letter:
     carried = tuple(message.headers() or ())
     said = {name: (value or b"").decode("utf-8", "replace") for name, value in carried}
-    mark = f"{topic_id}/{message.partition()}/{message.offset()}".encode()
+    mark = mark_of(topic_id, message.partition(), message.offset())
     pipeline, _, node = said.get(headers.ERROR_NODE, "").partition("/")
     return Letter(
         message=message,

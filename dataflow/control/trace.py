@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from dataflow.control.dead_letters import mark_of, redrive_times
 from dataflow.control.records import OPAQUE, RecordReader, Stream, TapRecord
 from dataflow.control.starts import start_of_id
 from dataflow.control.streams import id_seeds, known_topics, read_messages
@@ -25,6 +26,8 @@ WINDOWS_MS: Final = (5_000, 60_000, 600_000)
 MAX_SCANNED: Final = 2_000_000
 # Ancestors of other times (a window's members) are looked for around at most so many times.
 MAX_TIMES: Final = 20
+# A record that dies again after each redrive is followed so many times.
+MAX_REDRIVES: Final = 10
 _PREFIX: Final = 13  # characters of an id that say its time
 
 Kind = Literal["record", "reply", "dead letter"]
@@ -86,6 +89,7 @@ def trace(
         search.sweep(upto_ms, end_ms)
         search.follow_times(begin_ms, end_ms)
         upto_ms = end_ms
+        search.follow_redrives()
         hops = told.hops(search.related())
         accounts = _account(fabric, plans, hops)
         if accounts.settled or search.exhausted:
@@ -113,6 +117,7 @@ class _Search:
         self._high = admin.offsets(list(self.seeds), LATEST)
         self._prefixes = {wanted[:_PREFIX]}
         self._seen: set[tuple[str, int, int]] = set()
+        self._followed: set[tuple[int, int]] = set()
         self.found: dict[bytes, list[Message]] = {}
         self._parents: dict[bytes, set[bytes]] = {}
         self._children: dict[bytes, set[bytes]] = {}
@@ -149,6 +154,26 @@ class _Search:
             for time_ms in times:
                 if not begin_ms <= time_ms < end_ms:
                     self.sweep(max(time_ms - WINDOWS_MS[0], 0), time_ms + WINDOWS_MS[0])
+
+    def follow_redrives(self) -> None:
+        """Sweep when dead letters of the request were sent back, however much later that was."""
+        for _ in range(MAX_REDRIVES):
+            places = [
+                (m.partition(), m.offset())
+                for m in self._letters()
+                if (m.partition(), m.offset()) not in self._followed
+            ]
+            if not places or self.exhausted:
+                return
+            times = redrive_times(self._fabric)
+            for partition, offset in places:
+                self._followed.add((partition, offset))
+                time_ms = times.get(mark_of(self.topics[DEAD_LETTERS].topic_id, partition, offset))
+                if time_ms is not None:
+                    self.sweep(time_ms - WINDOWS_MS[0], time_ms + WINDOWS_MS[1])
+
+    def _letters(self) -> list[Message]:
+        return [m for r in self.related() for m in self.found.get(r, ()) if m.topic() == DEAD_LETTERS]
 
     def _look_at(self, message: Message) -> None:
         record_id = parents = b""

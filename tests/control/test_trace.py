@@ -8,7 +8,7 @@ from dataflow.control.dead_letters import LetterFilter, read_letters, redrive
 from dataflow.control.trace import trace
 from dataflow.core import headers, ids
 from dataflow.core.errors import SpecError
-from dataflow.planner.plan import REPLIES
+from dataflow.planner.plan import DEAD_LETTERS, REPLIES
 from dataflow.transport.api import Fabric, Header
 from dataflow.transport.memory import MemoryFabric
 from tests.control.project import Made, make
@@ -90,6 +90,28 @@ def test_dead_letters_redrives_and_replies(made: Made) -> None:
     assert (letter.pipeline, letter.node) == (made.first, "checked")
     assert "below zero" in letter.reason
     assert letter.record.value == {"value": "***"}
+
+
+def test_a_redrive_much_later_is_found(tmp_path: Path, unique: str) -> None:
+    clock = [1_700_000_000.0]
+    made = make(tmp_path, unique, MemoryFabric(lambda: clock[0]))
+    bad = ids.mint(1_700_000_000_000).decode()
+    producer = made.fabric.producer()
+    producer.send(made.readings, b"\xff", b"a", [(headers.ID, bad)], 0)
+    said: list[Header] = [
+        (headers.ID, bad),
+        (headers.ERROR_TOPIC, made.readings),
+        (headers.ERROR_PARTITION, "0"),
+    ]
+    producer.send(DEAD_LETTERS, b"\xff", b"a", said, 0)
+    for attempt in (1, 2):
+        clock[0] += 86_400
+        list(redrive(made.fabric, read_letters(made.fabric)))
+        producer.send(DEAD_LETTERS, b"\xff", b"a", [*said, (headers.ATTEMPT, str(attempt))], 0)
+    hops = trace(made.fabric, made.plans, bad).hops
+    assert [(h.kind, h.record.attempt) for h in hops] == [
+        ("record", 0), ("dead letter", 0), ("record", 1), ("dead letter", 1), ("record", 2), ("dead letter", 2),
+    ]  # fmt: skip
 
 
 def test_a_request_of_many_rows_is_found_by_the_requests_id(made: Made) -> None:
