@@ -7,6 +7,7 @@ import hashlib
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import orjson
@@ -49,12 +50,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Annotations of a dataclass, resolved: slow, and workers read all plans every few seconds."""
+    return typing.get_type_hints(kind)
+
+
 def _revive(kind: Any, value: Any) -> Any:
     """Rebuild a value of the annotated type `kind` (the few shapes that plans use)."""
     if kind is Schema:
         return schema_from_dict(value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         return kind(
             **{
                 f.name: _revive(hints[f.name], value[f.name])
