@@ -27,7 +27,9 @@ def trace(record_id: str, project: Path, bootstrap: str, form: str, show_private
     from dataflow.control.trace import trace as search
 
     with cluster(project, bootstrap) as outside, pipe():
-        found = search(outside.fabric, outside.plans, record_id, show_private=show_private)
+        found = search(
+            outside.fabric, outside.plans, record_id, project=outside.project, show_private=show_private
+        )
         if form == "json":
             import orjson
 

@@ -18,6 +18,7 @@ from dataflow.core.errors import DataflowError
 from dataflow.core.limits import MAX_REQUEST_ROWS
 from dataflow.planner.plan import DEAD_LETTERS, REPLIES, Plan, StagePlan
 from dataflow.runtime.schemas import SchemaStore, reader_codecs
+from dataflow.spec.loader import Project
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Message, Position
 
 # How long after the time in the id its records are looked for, step by step.
@@ -73,14 +74,19 @@ def trace(
     plans: Mapping[str, Plan],
     record_id: str,
     *,
+    project: Project | None = None,
     show_private: bool = False,
     windows_ms: Sequence[int] = WINDOWS_MS,
 ) -> Trace:
-    """Find the request or record with this id. Raises SpecError for what is no id; finds no hops if it is not there."""
+    """Find the request or record with this id, in all topics of `plans` and those that `project` declares.
+
+    Raises SpecError for what is no id; finds no hops if it is not there.
+    """
     begin_ms = start_of_id(record_id).time_ms
     wanted = record_id.strip().lower().encode()
-    search = _Search(fabric, [t for plan in plans.values() for t in _topics_of(plan)], wanted)
-    told = _Teller(fabric, plans, search, show_private=show_private)
+    streams = known_topics(plans, project)
+    search = _Search(fabric, streams, wanted)
+    told = _Teller(fabric, plans, streams, search, show_private=show_private)
     upto_ms = begin_ms
     hops: tuple[Hop, ...] = ()
     accounts = _Accounts((), (), settled=False)
@@ -97,11 +103,6 @@ def trace(
     return Trace(
         record_id, hops, accounts.waiting, accounts.ended, search.scanned, not search.exhausted and bool(hops)
     )
-
-
-def _topics_of(plan: Plan) -> list[str]:
-    edges = plan.edges.values()
-    return [t for e in edges for t in (*e.topics, *(p.topic for p in e.publish))]
 
 
 class _Search:
@@ -223,13 +224,19 @@ class _Teller:
     """Makes hops of found messages: what edge, whose work, which value."""
 
     def __init__(
-        self, fabric: Fabric, plans: Mapping[str, Plan], search: _Search, *, show_private: bool
+        self,
+        fabric: Fabric,
+        plans: Mapping[str, Plan],
+        streams: Mapping[str, Stream],
+        search: _Search,
+        *,
+        show_private: bool,
     ) -> None:
         self._plans = plans
         self._search = search
         self._schemas = SchemaStore(fabric)
         self._show_private = show_private
-        self._streams = known_topics(plans)
+        self._streams = streams
         self._readers: dict[str, RecordReader] = {}
         self._names: dict[str, list[str]] = {}
         for plan in plans.values():
