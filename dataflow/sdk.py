@@ -50,7 +50,7 @@ __all__ = [
     "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
     "Decoded", "Drop",
     "Expression", "Fail", "Field", "FieldType", "Lease", "ModelError", "ModelInfo", "Node", "NodeClass",
-    "NodeContext", "NodeError", "NodeKind", "Out", "Retry", "Row", "Schema", "Settings", "Table", "Tensor",
+    "NodeContext", "NodeError", "NodeKind", "Out", "Retry", "Row", "Schema", "Settings", "Sides", "Table", "Tensor",
     "UserCallable", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
     "empty_column", "load_callable", "nearest", "node", "parse_expression", "signature_of", "table_of", "to_list",
 ]  # fmt: skip
@@ -207,6 +207,25 @@ class Node(Protocol):
     def process(self, batch: Batch, out: Out, port: str = "in") -> None: ...
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What reached a gathering node from one fetched batch: a batch for each input port that got any rows.
+
+    For `Out`, rows are counted over all sides: row i of side `port` is ``starts[port] + i``.
+    """
+
+    batches: Mapping[str, Batch]
+    starts: Mapping[str, int]
+
+    @staticmethod
+    def of(batches: Mapping[str, Batch]) -> Sides:
+        starts, count = {}, 0
+        for port, batch in batches.items():
+            starts[port] = count
+            count += len(batch)
+        return Sides(batches, starts)
+
+
 class NodeClass(Protocol):
     """The optional parts of a class under `node`; `process` and `__init__(settings, context)` are required.
 
@@ -216,6 +235,10 @@ class NodeClass(Protocol):
     open() / close()             acquire and release; open runs before the first batch, close after the last
     flush()                      called before offsets of processed rows are committed: everything taken in must be
                                  durable when it returns
+    gathers                      class attribute, True for a node that takes all its inputs at once: in place of
+                                 `process` it has ``gather(sides: Sides, out: Out)``, called when everything upstream
+                                 of it in the stage is over for a fetched batch. Whatever is not there by then, retries
+                                 included, was dropped, failed or sent another way
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
     """
 
@@ -241,6 +264,16 @@ class NodeKind:
     pure: bool
     source: bool
     target: type[Any] | Callable[..., None]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it takes all its inputs at once (see `NodeClass`)."""
+        return bool(getattr(self.target, "gathers", False))
+
+    @property
+    def names_inputs(self) -> bool:
+        """Whether a pipeline gives the input ports their names: declared as ``inputs=("*",)``."""
+        return self.inputs == ("*",)
 
     def ports(self, settings: Settings) -> tuple[str, ...]:
         """Output ports under these settings."""

@@ -7,7 +7,7 @@ the same keys is held back until then: order per key is kept, and no other key w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -45,6 +45,7 @@ class Program:
     feeds: Mapping[str, tuple[tuple[int, str], ...]]
     edges_of: tuple[Mapping[str, str], ...]  # by node index: output port -> edge name
     seals: Mapping[str, Seal] = field(default_factory=dict)
+    gathering: frozenset[int] = frozenset()  # indices of nodes that take all their inputs at once
 
 
 @dataclass(order=True, slots=True)
@@ -67,6 +68,7 @@ class Execution:
         self._program = program
         self._queue: list[_Work] = []
         self._sequence = 0
+        self._sides: dict[int, dict[str, list[Batch]]] = {}  # what waits for a gathering node, by port
         self.written: list[tuple[str, Batch]] = []
         self.ended: list[Ended] = []
         self._offer(edge, batch)
@@ -86,12 +88,12 @@ class Execution:
             self._run(heappop(self._queue), now_ms)
 
     def _run(self, work: _Work, now_ms: int) -> None:
+        if work.node in self._program.gathering:
+            self._run_gathered(work)
+            return
         runner = self._program.runners[work.node]
         result = runner.run(work.batch, work.port)
-        rows = work.batch.rows
-        for loss in result.dropped:
-            runner.metrics.dropped.add(loss.reason)
-            self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name))
+        self._drop(result.dropped, work.batch.rows, runner)
         again = self._fail(work, result.failed, runner) if result.failed else []
         emitted = _merged(work.held, result.emitted) if work.held else result.emitted
         held: list[tuple[str, Batch]] = []
@@ -102,6 +104,32 @@ class Execution:
         for port, batch in emitted:
             if len(batch):
                 self._write(self._program.edges_of[work.node][port], batch)
+
+    def _run_gathered(self, work: _Work) -> None:
+        """Run a node on all its sides at once, when all that could still feed it is over."""
+        upstream = [w.due_ms for w in self._queue if w.node < work.node]  # nodes are in topological order
+        if upstream:
+            work.due_ms = min(upstream)
+            heappush(self._queue, work)
+            return
+        runner = self._program.runners[work.node]
+        ports = sorted(self._sides[work.node].items())
+        sides = {port: _in_read_order(parts) for port, parts in ports}
+        del self._sides[work.node]
+        result = runner.gather(sides)
+        rows = [row for batch in sides.values() for row in batch.rows]
+        self._drop(result.dropped, rows, runner)
+        for loss in result.failed:
+            runner.metrics.failed.add(loss.error)
+            self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name, loss.error))
+        for port, batch in result.emitted:
+            if len(batch):
+                self._write(self._program.edges_of[work.node][port], batch)
+
+    def _drop(self, losses: list[Loss], rows: Sequence[Row], runner: NodeRunner) -> None:
+        for loss in losses:
+            runner.metrics.dropped.add(loss.reason)
+            self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name))
 
     def _write(self, edge: str, batch: Batch) -> None:
         seal = self._program.seals.get(edge)
@@ -127,7 +155,12 @@ class Execution:
 
     def _offer(self, edge: str, batch: Batch) -> None:
         for node, port in self._program.feeds.get(edge, ()):
-            self._push(node, port, batch, 0, 1)
+            if node not in self._program.gathering:
+                self._push(node, port, batch, 0, 1)
+                continue
+            if node not in self._sides:
+                self._push(node, port, batch, 0, 1)
+            self._sides.setdefault(node, {}).setdefault(port, []).append(batch)
 
     def _push(
         self,
@@ -163,11 +196,16 @@ def _merged(held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]]) -> 
     """One batch a port, in the order in which the records were read."""
     made = []
     for port in dict.fromkeys(p for p, _ in (*held, *emitted)):
-        parts = [b for p, b in (*held, *emitted) if p == port]
-        batch = concatenate(parts[0].schema, parts)
-        order = np.argsort(np.array([row.source for row in batch.rows], dtype=np.intp), kind="stable")
-        made.append((port, batch.take(order)))
+        made.append((port, _in_read_order([b for p, b in (*held, *emitted) if p == port])))
     return made
+
+
+def _in_read_order(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    batch = concatenate(parts[0].schema, parts)
+    order = np.argsort(np.array([row.source for row in batch.rows], dtype=np.intp), kind="stable")
+    return batch.take(order)
 
 
 def backoff_ms(policy: RetryPolicy, attempt: int) -> int:

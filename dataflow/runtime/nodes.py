@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from dataflow.core.schema import Schema
 from dataflow.observe.metrics import NodeMetrics
 from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import NodePlan
-from dataflow.sdk import Node
+from dataflow.sdk import Node, Sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class NodeResult:
     emitted: list[tuple[str, Batch]]
     dropped: list[Loss]
     failed: list[Loss]
+
+
+class Gatherer(Protocol):
+    """A node that takes all its inputs at once."""
+
+    def gather(self, sides: Sides, out: Out) -> None: ...
 
 
 class NodeRunner:
@@ -51,14 +58,24 @@ class NodeRunner:
         self._id_name = f"{pipeline}/{plan.name}"
 
     def run(self, batch: Batch, port: str) -> NodeResult:
+        """Give the node a batch that arrived on one port."""
+        return self._call(batch, lambda out: self.node.process(batch, out, port))
+
+    def gather(self, batches: Mapping[str, Batch]) -> NodeResult:
+        """Give a gathering node all its sides; rows of the result are counted over all of them, in this order."""
+        everything = Batch(Schema(()), {}, [row for batch in batches.values() for row in batch.rows])
+        node: Gatherer = self.node  # type: ignore[assignment]  # a kind that gathers has this method
+        return self._call(everything, lambda out: node.gather(Sides.of(batches), out))
+
+    def _call(self, batch: Batch, call: Callable[[Out], None]) -> NodeResult:
         out = Out(batch, self._ports)
         started = time.perf_counter()
         try:
             if self._tracing is None:
-                self.node.process(batch, out, port)
+                call(out)
             else:
                 with self._tracing.node(self.plan.name, self.plan.kind, len(batch)):
-                    self.node.process(batch, out, port)
+                    call(out)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (user code: whatever comes is the rows' failure)
             missed = np.flatnonzero(out.state == UNTOUCHED).tolist()
             out.fail(missed, str(error) or type(error).__name__, error=type(error).__name__)

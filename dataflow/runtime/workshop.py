@@ -127,6 +127,7 @@ class Workshop:
             {e: tuple(f) for e, f in feeds.items()},
             tuple(plan.nodes[n].outputs for n in stage.nodes),
             {edge: writer.seal for edge, writer in writers.items()},
+            frozenset(i for i, n in enumerate(stage.nodes) if self.registry.get(plan.nodes[n].kind).gathers),
         )
 
     def _intakes(self, plan: Plan, stage: StagePlan) -> dict[str, Intake]:
