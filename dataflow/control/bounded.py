@@ -18,6 +18,7 @@ from dataflow.control.files import BadRow, FileBatch, FileWriter, read_file
 from dataflow.control.produce import TopicProducer
 from dataflow.control.records import RecordReader, Stream
 from dataflow.control.streams import read_messages
+from dataflow.core import headers
 from dataflow.core.errors import CodecError, DataflowError, PlanError, SpecError, nearest
 from dataflow.core.schema import Field, FieldType, Schema, column_of
 from dataflow.gateway.doors import union
@@ -27,7 +28,6 @@ from dataflow.runtime.worker import Worker
 from dataflow.runtime.workshop import Workshop
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Header, Message, Position
 
-RUN_HEADER: Final = "df-run"
 ROW_FIELD: Final = "row"
 _POLL_S: Final = 0.05
 # A stage that commits nothing for this long may be at its end: what is left may be markers of transactions only.
@@ -162,13 +162,13 @@ def _feed(
 
 
 def _carried(run: str, batch: FileBatch) -> list[list[Header]]:
-    return [[(RUN_HEADER, f"{run}/{number}")] for number in batch.numbers]
+    return [[(headers.RUN, f"{run}/{number}")] for number in batch.numbers]
 
 
 def _run_of(carried: Iterable[tuple[str, bytes]] | None) -> tuple[str, str, int]:
     """Run, input and row that a record comes from; ("", "", 0) for a stranger's."""
     for name, value in carried or ():
-        if name == RUN_HEADER:
+        if name == headers.RUN:
             run, _, rest = value.decode("utf-8", "replace").partition("/")
             source, _, row = rest.rpartition("/")
             return run, source, int(row) if row.isdigit() else 0

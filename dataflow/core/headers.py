@@ -38,6 +38,7 @@ ERROR_OFFSET: Final = "df-error-offset"
 ERROR_TIME: Final = "df-error-time"  # Unix time in ms
 ERROR_VERSION: Final = "df-error-version"  # pipeline@plan-version that could not process it
 REDRIVE_ID: Final = "df-redrive-of"  # on a redriven record: topic/partition/offset of its dead letter
+RUN: Final = "df-run"  # on records of `dataflow run`: run/input/row that they come from
 
 # Headers the engine writes anew on every hop; all others travel on with the record.
 PER_HOP: Final = frozenset({ID, SCHEMA, ORIGIN, PARENTS})
