@@ -21,8 +21,8 @@ from dataflow.planner.plan import (
     TopicPlan,
 )
 from dataflow.planner.resolved import Resolved, ResolvedNode
-from dataflow.planner.tables import ResolvedTable
 from dataflow.planner.serial import digest
+from dataflow.planner.tables import ResolvedTable
 from dataflow.spec import PipelineSpec, TopicSpec
 from dataflow.spec.loader import Project
 
@@ -172,6 +172,9 @@ def _stages(
                         groups.join(other.name, node.name)
     stage_of = {n.name: groups.find(n.name) for n in resolved.nodes.values()}
     _check_cuts(resolved, edges, stage_of)
+    for node in resolved.nodes.values():
+        if node.kind.gathers:
+            _check_sides(resolved, node, stage_of)
     made = []
     for leader in dict.fromkeys(stage_of[n.name] for n in resolved.nodes.values()):
         members = [n for n in resolved.nodes.values() if stage_of[n.name] == leader]
@@ -213,6 +216,25 @@ def _check_cuts(resolved: Resolved, edges: Mapping[str, EdgePlan], stage_of: Map
                     f"edge '{name}' of pipeline '{resolved.spec.name}' is `write: off`, but stage '{node.name}' reads it",
                     hint="write it, or keep both nodes in one stage",
                 )
+
+
+def _check_sides(resolved: Resolved, node: ResolvedNode, stage_of: Mapping[str, str]) -> None:
+    """A node that gathers does so within one fetched batch: all its sides must come of one stream its stage reads."""
+    roots: set[str] = set()
+    wanted = _read_by(node)
+    while wanted:
+        edge = wanted.pop()
+        producer = resolved.edges[edge].producer
+        if producer is None or stage_of[producer] != stage_of[node.name]:
+            roots.add(edge)
+        else:
+            wanted += _read_by(resolved.nodes[producer])
+    if len(roots) > 1:
+        raise PlanError(
+            f"node '{node.name}' of pipeline '{resolved.spec.name}' gathers the branches of one record, but its sides come of "
+            f"different streams: {', '.join(sorted(roots))}",
+            hint="let them branch off one edge, all in one stage (no `isolate` in between)",
+        )
 
 
 def _stage(

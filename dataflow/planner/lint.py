@@ -56,7 +56,9 @@ def _version_faults(resolved: Resolved) -> Iterator[Fault]:
 
 def _exactly_once_faults(resolved: Resolved) -> Iterator[Fault]:
     """One task owns one partition number of all inputs: that needs equal counts."""
-    counts = {name: resolved.edges[name].partitions for name in resolved.spec.inputs if name in resolved.edges}
+    counts = {
+        name: resolved.edges[name].partitions for name in resolved.spec.inputs if name in resolved.edges
+    }
     if len(set(counts.values())) > 1:
         said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
         yield Fault(

@@ -195,7 +195,8 @@ class _Resolving:
             self._fault(fault)
         if len(self._problems) > before:
             self._doomed.add(node.name)
-            feeds = {port: fed for port, fed in feeds.items() if not port or port in node.kind.inputs}
+            known = node.kind.names_inputs or node.kind.inputs
+            feeds = {port: fed for port, fed in feeds.items() if not port or known is True or port in known}
         return {port or node.kind.inputs[0]: fed for port, fed in feeds.items() if node.kind.inputs}
 
     def _fed(self, name: str, port: str, edges: tuple[str, ...]) -> Iterator[str]:
@@ -355,6 +356,10 @@ def _port_faults(node: _Shaped) -> Iterator[Fault]:
         yield Fault(
             path[:2], f"nothing reaches node '{node.name}': 'from' is missing", "from: an input or an edge"
         )
+    elif node.kind.names_inputs:
+        if "" in feeds or len(feeds) < 2:
+            hint = "from: {left: EDGE, right: EDGE}, by names of your choice"
+            yield Fault(path, f"'{node.kind.name}' needs at least two named sides", hint)
     elif "" in feeds and len(ports) > 1:
         hint = "from: {" + ", ".join(f"{port}: ..." for port in ports) + "}"
         yield Fault(path, f"'{node.kind.name}' has the input ports {', '.join(ports)}: say which", hint)

@@ -93,7 +93,8 @@ class Execution:
             return
         runner = self._program.runners[work.node]
         result = runner.run(work.batch, work.port)
-        self._drop(result.dropped, work.batch.rows, runner)
+        rows = work.batch.rows
+        self._drop(result.dropped, rows, runner)
         again = self._fail(work, result.failed, runner) if result.failed else []
         emitted = _merged(work.held, result.emitted) if work.held else result.emitted
         held: list[tuple[str, Batch]] = []

@@ -92,54 +92,45 @@ class Intake:
 
 def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes]]:
     """Identity of each record, and the fingerprint of its schema (b"" where it names none)."""
-    rows: list[Row] = []
-    fingerprints: list[bytes] = []
-    nameless: list[int] = []
-    named: list[int] = []
-    for index, message in enumerate(messages):
-        found = message.headers()
-        if not found:
-            rows.append(Row(b"", message.key(), index))
-            fingerprints.append(b"")
-            nameless.append(index)
-            continue
-        row, fingerprint = _row_of(found, message.key(), index)
-        (named if row.id else nameless).append(index)
-        rows.append(row)
-        fingerprints.append(fingerprint)
+    made = [_row_of(message.headers() or (), message.key(), index) for index, message in enumerate(messages)]
+    rows = [row for row, _ in made]
+    named = [row for row in rows if row.id]
+    nameless = rows
     if named:
         # Strangers may write any bytes there; what is no id counts as absent.
-        nameless += [named[i] for i in ids.malformed([rows[i].id for i in named])]
+        for i in ids.malformed([row.id for row in named]):
+            named[i].id = b""
+        nameless = [row for row in rows if not row.id]
     if nameless:
-        times = [messages[i].timestamp()[1] for i in nameless]
-        made = ids.of_positions(seed, times, [messages[i].offset() for i in nameless])
-        for index, record_id in zip(nameless, made, strict=True):
-            rows[index].id = record_id
-    return rows, fingerprints
+        chosen = messages if len(nameless) == len(messages) else [messages[row.source] for row in nameless]
+        times = [message.timestamp()[1] for message in chosen]
+        found = ids.of_positions(seed, times, [message.offset() for message in chosen])
+        for row, record_id in zip(nameless, found, strict=True):
+            row.id = record_id
+    return rows, [fingerprint for _, fingerprint in made]
 
 
 def _row_of(found: Sequence[tuple[str, bytes | None]], key: bytes | None, index: int) -> tuple[Row, bytes]:
-    row = Row(b"", key, index)
-    fingerprint = b""
+    record_id = fingerprint = reply = b""
+    deadline_ms = attempt = 0
     carry: list[tuple[str, bytes | None]] = []
-    for name, value in found:
-        if value is None:  # Kafka allows it, and none of ours is so
-            if name not in _OURS:
-                carry.append((name, value))
+    for header in found:
+        name, value = header
+        if name not in _OURS:
+            carry.append(header)
+        elif value is None:  # Kafka allows it, and none of ours is so
+            continue
         elif name == headers.ID:
-            row.id = value
+            record_id = value
         elif name == headers.SCHEMA:
             fingerprint = value
         elif name == headers.REPLY_TO:
-            row.reply = value
+            reply = value
         elif name == headers.DEADLINE:
-            row.deadline_ms = _integer(value)
+            deadline_ms = _integer(value)
         elif name == headers.ATTEMPT:
-            row.attempt = _integer(value)
-        elif name not in _OURS:
-            carry.append((name, value))
-    row.carry = carry
-    return row, fingerprint
+            attempt = _integer(value)
+    return Row(record_id, key, index, carry, reply, deadline_ms, attempt), fingerprint
 
 
 def _integer(value: bytes) -> int:

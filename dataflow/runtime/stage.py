@@ -172,15 +172,11 @@ class StageLoop:
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Hand fetched records to their tasks; what is no longer ours is left to its next owner."""
-        first, last = _position(messages[0]), _position(messages[-1])
-        # What was fetched before a change of owners is in front: one look at both ends is enough.
-        if (
-            first == last
-            and len(self._owned) == 1
-            and self._owned.get(first[1]) == {first}
-            and first[1] in self._tasks
-        ):
-            self._tasks[first[1]].take(first, messages)
+        position = _position(messages[0])
+        if len({m.partition() for m in messages}) == 1 and len(self._parts.program.intakes) == 1:
+            # The usual case: a fetch gives many records of one partition, and a stage reads one topic.
+            if position in self._owned.get(position[1], ()) and position[1] in self._tasks:
+                self._tasks[position[1]].take(position, messages)
             return
         # The client returns runs of records of one partition; order within a partition is that of the log.
         for position, run in groupby(messages, key=_position):

@@ -139,16 +139,15 @@ class EdgeWriter:
             keys = encode_keys(batch.schema, target.key, batch.columns, len(batch), target.key_encoding)
         where = -1 if target.contract is not None else partition % target.partitions
         requests = self._requests and target.contract is None
-        sent = size = 0
-        acknowledged, send, constant = barrier.acknowledged, producer.send, target.constant
+        size = 0
+        topic, limit, constant = target.topic, target.max_bytes, target.constant
+        acknowledged, send = barrier.acknowledged, producer.send
         for row, key, value in zip(batch.rows, keys, values, strict=True):
             length = len(value) if value is not None else 0
-            if length > target.max_bytes:
+            if length > limit:
                 ended.append(self._too_large(row, length, target))
                 continue
-            head: list[Header] = [(headers.ID, row.id), *constant]
-            if row.carry:
-                head += row.carry
+            head: list[Header] = [(headers.ID, row.id), *constant, *row.carry]
             if row.parents:
                 head.append((headers.PARENTS, b",".join(row.parents)))
             if row.attempt:
@@ -158,12 +157,11 @@ class EdgeWriter:
             # Counted before the call: a full queue serves callbacks from within it.
             barrier.left += 1
             try:
-                send(target.topic, value, key, head, where, acknowledged)
+                send(topic, value, key, head, where, acknowledged)
             except RecordTooLargeError:
                 barrier.left -= 1
                 ended.append(self._too_large(row, length, target))
                 continue
-            sent += 1
             size += length
         self._metrics.bytes += size
         return ended
