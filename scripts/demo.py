@@ -316,7 +316,7 @@ def _interrupt(*_: object) -> None:
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 def main(keep: bool) -> None:
     """Show the flagship at work on a real broker. Exits 0 only if all of it really happened."""
-    for name in (signal.SIGTERM, signal.SIGHUP):
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _interrupt)
     stage = Stage(_console())
     failed: Callable[[str], None] = lambda text: stage.console.print(f"\n[bold red]failed[/] {escape(text)}")  # noqa: E731
