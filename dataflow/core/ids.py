@@ -83,8 +83,8 @@ def of_positions(seed: int, times_ms: Sequence[int], offsets: Sequence[int]) -> 
     digits[:, 0::2] = _HEX[raw >> 4]
     digits[:, 1::2] = _HEX[raw & 15]
     text[:, _DIGITS] = digits
-    flat = text.tobytes()
-    return [flat[i : i + 36] for i in range(0, 36 * count, 36)]
+    made: list[bytes] = text.view("S36")[:, 0].tolist()
+    return made
 
 
 def _splitmix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
