@@ -8,22 +8,20 @@ import json
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from dataflow.cli.context import bootstrap_option, project_option
+from dataflow.cli.hosting import Reloader, cluster, console, deploy_plan, show_build, warn
 from dataflow.cli.status import STATE_FILE
 from dataflow.core.errors import DataflowError, TransportError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dataflow.control.host import Host
-    from dataflow.planner.plan import Plan
     from dataflow.registry import Registry
     from dataflow.runtime.workshop import Workshop
     from dataflow.spec import Project
@@ -61,19 +59,19 @@ def up(
     from dataflow.control.host import Host
 
     _log_to_stderr()
-    assembled = assemble(project, environ=os.environ, on_build=_show_build())
+    assembled = assemble(project, environ=os.environ, on_build=show_build())
     for problem in assembled.warnings:
         warn(str(problem))
     with ExitStack() as stack:
         stop = _stop_on_signals()
-        fabric = stack.enter_context(_cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
+        fabric = stack.enter_context(cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
         for plan in assembled.plans:
-            _deploy(fabric, plan, alter_topics=alter_topics)
+            deploy_plan(fabric, plan, alter_topics=alter_topics)
         running = Host(_workshop(project, assembled.registry, fabric))
         stack.callback(running.stop)
         _calm_collector()
         running.run(assembled.plans)
-        reloader = _Reloader(project, fabric, running) if reload else None
+        reloader = Reloader(project, fabric, running) if reload else None
         door = _Door(assembled.project, host, port, project, fabric.bootstrap)
         _serve(running, door, stop, reloader)
     console().print("stopped")
@@ -148,13 +146,13 @@ def deploy(project: Path, bootstrap: str, pipelines: tuple[str, ...], alter_topi
     from dataflow.control.assemble import assemble
     from dataflow.control.connect import connect
 
-    assembled = assemble(project, pipelines, environ=os.environ, on_build=_show_build())
+    assembled = assemble(project, pipelines, environ=os.environ, on_build=show_build())
     for problem in assembled.warnings:
         warn(str(problem))
     fabric = connect(project, bootstrap, os.environ)
     try:
         for plan in assembled.plans:
-            _deploy(fabric, plan, alter_topics=alter_topics)
+            deploy_plan(fabric, plan, alter_topics=alter_topics)
             console().print(f"deployed [bold]{plan.pipeline}[/] {plan.version}")
     finally:
         fabric.close()
@@ -168,45 +166,11 @@ def _await_plans(running: Host, stop: threading.Event) -> None:
 # ---------------------------------------------------------------- broker and plans
 
 
-@contextmanager
-def _cluster(folder: Path, bootstrap: str, port: int, *, ephemeral: bool) -> Iterator[KafkaFabric]:
-    """The cluster that the settings name, else the project's embedded broker, started here unless it runs already."""
-    from dataflow.broker import Broker, BrokerSettings
-    from dataflow.cli.broker import broker_progress
-    from dataflow.control.connect import BROKER_FOLDER, connect, find_address
-    from dataflow.transport.kafka import KafkaFabric
-
-    if find_address(folder, bootstrap, os.environ) is not None:
-        fabric = connect(folder, bootstrap, os.environ)
-        try:
-            yield fabric
-        finally:
-            fabric.close()
-        return
-    settings = BrokerSettings(data=folder / BROKER_FOLDER, port=port, ephemeral=ephemeral)
-    with broker_progress() as progress:
-        broker = Broker(settings, on_progress=progress)
-        broker.start()
-    try:
-        fabric = KafkaFabric(broker.bootstrap)
-        yield fabric
-        fabric.close()
-    finally:
-        broker.stop()
-
-
 def _workshop(project: Path, registry: Registry, fabric: KafkaFabric) -> Workshop:
     from dataflow.observe.traces import Tracing
     from dataflow.runtime.workshop import Workshop
 
     return Workshop(project, registry, fabric, tracing=Tracing.from_environment(os.environ))
-
-
-def _deploy(fabric: KafkaFabric, plan: Plan, *, alter_topics: bool) -> None:
-    from dataflow.control.deploy import deploy
-
-    for difference in deploy(fabric, plan, alter_topics=alter_topics):
-        warn(f"{difference} (--alter-topics changes it)")
 
 
 def _follow(
@@ -242,30 +206,6 @@ def _follow(
             return
 
 
-def console() -> Console:
-    """Where a running process tells what it does."""
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def warn(message: str) -> None:
-    """Something a person should look at; on standard error."""
-    click.echo(f"warning: {message}", err=True)
-
-
-def _show_build() -> Callable[[str, str], None]:
-    seen: set[str] = set()
-
-    def show(name: str, line: str) -> None:
-        if name not in seen:
-            seen.add(name)
-            console().print(f"building model [bold]{name}[/] ...")
-        console().print(f"  {line}", style="dim", markup=False, highlight=False)
-
-    return show
-
-
 # ---------------------------------------------------------------- the HTTP door
 
 
@@ -297,7 +237,7 @@ class _Door:
             self._state.unlink(missing_ok=True)
 
 
-def _serve(running: Host, door: _Door, stop: threading.Event, reloader: _Reloader | None) -> None:
+def _serve(running: Host, door: _Door, stop: threading.Event, reloader: Reloader | None) -> None:
     from dataflow.gateway.server import new_event_loop, serve
 
     served = running.gateway(door.tokens, detail=reloader is not None)
@@ -327,7 +267,7 @@ def _announce(door: _Door, running: Host, port: int) -> None:
 
 
 @asynccontextmanager
-async def _reloading(reloader: _Reloader | None, stopping: asyncio.Event) -> AsyncIterator[None]:
+async def _reloading(reloader: Reloader | None, stopping: asyncio.Event) -> AsyncIterator[None]:
     if reloader is None:
         yield
         return
@@ -335,43 +275,6 @@ async def _reloading(reloader: _Reloader | None, stopping: asyncio.Event) -> Asy
     yield
     stopping.set()
     await task
-
-
-class _Reloader:
-    """Takes changes of the project's files over; a version with errors is shown and the last good one kept."""
-
-    def __init__(self, folder: Path, fabric: KafkaFabric, running: Host) -> None:
-        self._folder = folder
-        self._fabric = fabric
-        self._running = running
-
-    async def watch(self, stopping: asyncio.Event) -> None:
-        from watchfiles import awatch
-
-        async for changes in awatch(self._folder, watch_filter=_is_source, stop_event=stopping, step=100):
-            if changes:
-                await asyncio.to_thread(self._reload)
-
-    def _reload(self) -> None:
-        from dataflow.control.assemble import assemble
-
-        try:
-            assembled = assemble(self._folder, environ=os.environ, on_build=_show_build())
-            for plan in assembled.plans:
-                _deploy(self._fabric, plan, alter_topics=False)
-        except DataflowError as error:
-            warn(f"kept the last good version: {error}")
-            return
-        self._running.shop.registry = assembled.registry
-        for name in self._running.run(assembled.plans):
-            console().print(f"reloaded [bold]{name}[/] {self._running.plans[name].version}", highlight=False)
-
-
-def _is_source(_change: object, path: str) -> bool:
-    """Files a plan depends on; what is hidden or made by us is none of them."""
-    parts = Path(path).parts
-    hidden = any(p.startswith(".") or p in {"__pycache__", "dist", "build"} for p in parts)
-    return not hidden and Path(path).suffix in {".py", ".yaml", ".yml", ".onnx", ".csv"}
 
 
 # ---------------------------------------------------------------- process

@@ -178,7 +178,7 @@ def _stages(
     made = []
     for leader in dict.fromkeys(stage_of[n.name] for n in resolved.nodes.values()):
         members = [n for n in resolved.nodes.values() if stage_of[n.name] == leader]
-        made.append(_stage(resolved, edges, answer, members, stage_of, on_path))
+        made.append(_stage(resolved, edges, answer, members, on_path))
     return tuple(made)
 
 
@@ -242,7 +242,6 @@ def _stage(
     edges: Mapping[str, EdgePlan],
     answer: AnswerPlan | None,
     members: Sequence[ResolvedNode],
-    stage_of: Mapping[str, str],
     on_path: set[str],
 ) -> StagePlan:
     names = {n.name for n in members}
