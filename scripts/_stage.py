@@ -84,7 +84,10 @@ class Stage:
         """
         if not quiet:
             self.command(*arguments)
-        with child([str(COMMAND), *arguments], self.environment(), stderr=subprocess.PIPE) as process:
+        with (
+            self.console.status("[dim]working[/]"),
+            child([str(COMMAND), *arguments], self.environment(), stderr=subprocess.PIPE) as process,
+        ):
             output, errors = process.communicate()
         if process.returncode:
             raise DemoError(
