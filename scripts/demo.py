@@ -252,17 +252,18 @@ def find_drift(stage: Stage, year: data.Year) -> None:
 
 def try_next(stage: Stage, *, keep: bool) -> None:
     stage.step("What to try next", "In another terminal, in this folder." if keep else "In this folder.")
-    url, cluster = (stage.url, f" --bootstrap {stage.bootstrap}") if keep else ("http://localhost:8080", "")
+    url, cluster = (stage.url, f" --bootstrap {stage.bootstrap}") if keep else ("localhost:8080", "")
     table = Table.grid(padding=(0, 3))
     if not keep:
         table.add_row("  dataflow up", "the same, yours, until Ctrl-C")
     table.add_row(f"  dataflow tap {PIPELINE}.triage.late{cluster}", "follow an edge")
     table.add_row(f"  dataflow status --live{f' --url {url}' if keep else ''}", "rates, lag and latency")
-    table.add_row(f"  curl {url}/v2/models/{PIPELINE}", "inputs and outputs; POST to .../infer")
+    table.add_row(f"  curl {url}/v2/models/{PIPELINE}", "inputs and outputs")
     if not keep:
         table.add_row("  edit pipelines/flight_delay/rebook.py", "`dataflow up` takes it over on save")
     table.add_row("  dataflow new my-project", "a project of your own")
     table.columns[0].style = "cyan"
+    table.columns[0].no_wrap = True
     stage.console.print(table)
 
 
