@@ -29,6 +29,10 @@ DEAD_LETTER_ROOM_BYTES: Final = 64 * 1024
 MAX_ERROR_BYTES: Final = 4_096
 # Headers of one record, carried along every hop.
 MAX_HEADER_BYTES: Final = 32 * 1024
+# Our own headers of one record, and Kafka's framing of a batch of one.
+OWN_HEADER_BYTES: Final = 1024
+# What a topic takes that was made without a limit of its own: Kafka's default.
+BROKER_RECORD_BYTES: Final = 1_048_588
 # Partitions one plan may create: [measured] 4,000 topics x 4 partitions bring a 384 MB broker down.
 MAX_PLAN_PARTITIONS: Final = 1_000
 # Requests one gateway holds unanswered; beyond it callers get 429 at once instead of a slow time-out.

@@ -229,7 +229,13 @@ class StageLoop:
 
     def _drain(self, partitions: Sequence[int], deadline: float) -> None:
         """Finish what is in hand and commit it; what is not done by the deadline is left to the next owner."""
-        tasks = [self._tasks[p] for p in partitions if p in self._tasks]
+        try:
+            self._finish([self._tasks[p] for p in partitions if p in self._tasks], deadline)
+        except BaseException:
+            self._torn = True
+            raise
+
+    def _finish(self, tasks: Sequence[Task], deadline: float) -> None:
         while any(not t.idle for t in tasks) and time.monotonic() < deadline:
             now_ms = int(self._clock() * 1000)
             for task in tasks:

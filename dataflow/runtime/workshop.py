@@ -46,11 +46,7 @@ class Workshop:
         """The stage, ready to open and run. Raises ModelError, PlanError where this machine has not what was planned."""
         tables = TopicTables(self.fabric, self._tables(plan, stage), self.project / plan.folder)
         nodes = {name: self._node(plan, plan.nodes[name], tables.get) for name in stage.nodes}
-        writers = {
-            e: self._writer(plan, stage, plan.edges[e])
-            for n in stage.nodes
-            for e in plan.nodes[n].outputs.values()
-        }
+        writers = self._writers(plan, stage)
         program = StageProgram(
             plan=stage,
             origin=plan.origin,
@@ -145,19 +141,33 @@ class Workshop:
                 made[topic] = intake
         return made
 
-    def _writer(self, plan: Plan, stage: StagePlan, edge: EdgePlan) -> EdgeWriter:
+    def _writers(self, plan: Plan, stage: StagePlan) -> dict[str, EdgeWriter]:
+        edges = [plan.edges[e] for n in stage.nodes for e in plan.nodes[n].outputs.values()]
+        topics = [t for e in edges for t in (*e.topics, *(copy.topic for copy in e.publish))]
+        # A topic may be older than the plan and take less; the broker would refuse the record again and again.
+        takes = {
+            name: int(info.config.get("max.message.bytes", limits.BROKER_RECORD_BYTES))
+            for name, info in self.fabric.admin().describe(topics).items()
+        }
+        return {e.name: self._writer(plan, stage, e, takes) for e in edges}
+
+    def _writer(self, plan: Plan, stage: StagePlan, edge: EdgePlan, takes: Mapping[str, int]) -> EdgeWriter:
         codec = codec_for(edge.codec, edge.schema)
         origin = f"{plan.origin}/{edge.node}".encode()
+
+        def room(topic: str) -> int:
+            return takes.get(topic, limits.BROKER_RECORD_BYTES) - limits.OWN_HEADER_BYTES
+
         targets = [
-            Target(t, codec, edge.partitions, edge.max_record_bytes, _constant(codec, origin))
+            Target(t, codec, edge.partitions, edge.max_record_bytes, room(t), _constant(codec, origin))
             for t in edge.topics
         ]
         for copy in edge.publish:
             own = codec_for(copy.codec, copy.schema)
             targets.append(
                 Target(
-                    copy.topic, own, copy.partitions, copy.max_record_bytes, _constant(own, origin), copy.key,
-                    copy.key_encoding, copy.schema,
+                    copy.topic, own, copy.partitions, copy.max_record_bytes, room(copy.topic), _constant(own, origin),
+                    copy.key, copy.key_encoding, copy.schema,
                 )
             )  # fmt: skip
         metrics = self.metrics.edge(plan.pipeline, edge.name)

@@ -54,6 +54,7 @@ class Barrier:
 class Target:
     """A topic an edge is written to, under one codec. `key` fields make the key, () keeps the record's own.
 
+    `max_bytes` bounds the value, `room_bytes` value, key and the headers that travel on: what the topic really takes.
     `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
     task's own partition, and nothing of a request goes along.
     """
@@ -62,6 +63,7 @@ class Target:
     codec: Codec
     partitions: int
     max_bytes: int
+    room_bytes: int
     constant: tuple[Header, ...]
     key: tuple[str, ...] = ()
     key_encoding: str = ""
@@ -94,15 +96,16 @@ class EdgeWriter:
         own = next((t for t in self._targets if t.contract is None), None)
         if own is None or encoded.encoded is None:
             return encoded, ended
-        lengths = [len(v) if v is not None else 0 for v in encoded.encoded.values]
-        if max(lengths, default=0) <= own.max_bytes:
-            return encoded, ended
-        ended += [
-            self._too_large(row, length, own)
-            for row, length in zip(encoded.rows, lengths, strict=True)
-            if length > own.max_bytes
+        large = [
+            (i, row, value)
+            for i, (row, value) in enumerate(zip(encoded.rows, encoded.encoded.values, strict=True))
+            if not _fits(row, value, own)
         ]
-        return encoded.take([i for i, length in enumerate(lengths) if length <= own.max_bytes]), ended
+        if not large:
+            return encoded, ended
+        ended += [self._too_large(row, value, own) for _, row, value in large]
+        gone = {i for i, _, _ in large}
+        return encoded.take([i for i in range(len(encoded)) if i not in gone]), ended
 
     def _encoded(self, batch: Batch) -> tuple[Batch, list[Ended]]:
         encoded = batch.encoded
@@ -137,15 +140,16 @@ class EdgeWriter:
         keys = [row.key for row in batch.rows]
         if target.key:
             keys = encode_keys(batch.schema, target.key, batch.columns, len(batch), target.key_encoding)
-        where = -1 if target.contract is not None else partition % target.partitions
-        requests = self._requests and target.contract is None
+        foreign = target.contract is not None
+        where = -1 if foreign else partition % target.partitions
+        requests = self._requests and not foreign
         size = 0
         topic, limit, constant = target.topic, target.max_bytes, target.constant
         acknowledged, send = barrier.acknowledged, producer.send
         for row, key, value in zip(batch.rows, keys, values, strict=True):
             length = len(value) if value is not None else 0
             if length > limit:
-                ended.append(self._too_large(row, length, target))
+                ended.append(self._too_large(row, value, target))
                 continue
             head: list[Header] = [(headers.ID, row.id), *constant, *row.carry]
             if row.parents:
@@ -160,15 +164,34 @@ class EdgeWriter:
                 send(topic, value, key, head, where, acknowledged)
             except RecordTooLargeError:
                 barrier.left -= 1
-                ended.append(self._too_large(row, length, target))
+                ended.append(self._too_large(row, value, target))
                 continue
-            size += length
+            size += len(value) if value is not None else 0
         self._metrics.bytes += size
         return ended
 
-    def _too_large(self, row: Row, length: int, target: Target) -> Ended:
+    def _too_large(self, row: Row, value: bytes | None, target: Target) -> Ended:
+        length = len(value or b"")
         reason = f"a record of {length} bytes for topic '{target.topic}' (limit {target.max_bytes})"
+        if length <= target.max_bytes:
+            rest = _weight(row, value) - length
+            reason = (
+                f"a record of {length} bytes, and {rest} of key and headers, for topic '{target.topic}' "
+                f"(it takes {target.room_bytes} in all)"
+            )
         return Ended(row, reason, self._node, RecordTooLargeError.__name__)
+
+
+def _weight(row: Row, value: bytes | None) -> int:
+    """Bytes of value, key and the headers that travel on."""
+    weight = len(value or b"") + len(row.key or b"")
+    if row.carry:
+        weight += sum(len(name) + len(v or b"") for name, v in row.carry)
+    return weight
+
+
+def _fits(row: Row, value: bytes | None, target: Target) -> bool:
+    return len(value or b"") <= target.max_bytes and _weight(row, value) <= target.room_bytes
 
 
 def _fitted(batch: Batch, target: Target, node: str, ended: list[Ended]) -> Batch:

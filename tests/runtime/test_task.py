@@ -271,6 +271,30 @@ nodes:
     assert b"limit 40" in letter.headers[headers.ERROR_MESSAGE]
 
 
+@pytest.mark.parametrize("where", ["key", "header"])
+def test_key_and_headers_count_too(tmp_path: Path, where: str) -> None:
+    """A stranger's record may fill the input's topic to the brim: with our headers it does not fit its edge."""
+    program = built(tmp_path, make_plan(tmp_path, ONE_NODE))[1].program
+    producer = HandProducer()
+    task = Task(program, 0, producer)
+    brim = b"x" * (limits.MAX_RECORD_BYTES + limits.MAX_HEADER_BYTES - 500)
+    plain = fetched(["pass"])[0]
+    heavy = (
+        message(1, plain.value(), [("mine", brim)])
+        if where == "header"
+        else message(1, plain.value(), key=brim)
+    )
+    task.take(POSITION, [plain, heavy])
+    task.step(0)
+    assert len(producer.to("p.a")) == 1
+    letter = producer.to(DEAD_LETTERS)[0]
+    assert letter.headers[headers.ERROR] == b"RecordTooLargeError"
+    assert b"of key and headers" in letter.headers[headers.ERROR_MESSAGE]
+
+
+ONE_NODE = "inputs: {records: records}\nnodes:\n  a: {use: test.pass, from: records}\n"
+
+
 def test_in_hand_is_bounded_and_time_is_told(programs: dict[str, tuple[Path, str]]) -> None:
     driven = Driven(stage_of(programs), "durable")
 
