@@ -30,7 +30,15 @@ from pydantic import BaseModel, ConfigDict
 from dataflow.codecs.base import Decoded
 from dataflow.codecs.values import coerce_columns, coerce_records, conform
 from dataflow.core.batch import Batch, Row, concatenate, to_list
-from dataflow.core.errors import CodecError, ContractError, DataflowError, ModelError, NodeError, nearest
+from dataflow.core.errors import (
+    CodecError,
+    ContractError,
+    DataflowError,
+    ModelError,
+    NodeError,
+    NotKnownYetError,
+    nearest,
+)
 from dataflow.core.limits import MAX_ASYNC_CALLS
 from dataflow.core.outcomes import CONSUMED, Out
 from dataflow.core.schema import Column, Field, FieldType, Schema, column_of, empty_column
@@ -50,7 +58,7 @@ __all__ = [
     "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
     "Decoded", "Drop",
     "Expression", "Fail", "Field", "FieldType", "Lease", "ModelError", "ModelInfo", "Node", "NodeClass",
-    "NodeContext", "NodeError", "NodeKind", "Out", "Retry", "Row", "Schema", "Settings", "Sides", "Table", "Tensor",
+    "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out", "Retry", "Row", "Schema", "Settings", "Sides", "Table", "Tensor",
     "UserCallable", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
     "empty_column", "load_callable", "nearest", "node", "parse_expression", "signature_of", "table_of", "to_list",
 ]  # fmt: skip
@@ -321,7 +329,7 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 class _Empty(Settings):
-    """This kind has no settings."""
+    """A kind without settings."""
 
     nothing: ClassVar[None] = None
 

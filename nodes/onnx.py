@@ -13,12 +13,12 @@ from dataflow.sdk import (
     Batch,
     Column,
     ContractContext,
-    ContractError,
     FieldType,
     Lease,
     ModelError,
     ModelInfo,
     NodeContext,
+    NotKnownYetError,
     Out,
     Schema,
     Settings,
@@ -142,7 +142,7 @@ class OnnxNode:
         kept = context.kept() if context.keep is not None else context.input
         if not len(info.inputs):
             if context.out is None:
-                raise ContractError(
+                raise NotKnownYetError(
                     f"model '{info.name}' is not built yet, so its outputs are not known: no {info.artifact}",
                     path=("with", "model"),
                     hint=f"build it: dataflow model build {info.name}, or declare its outputs under out:",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, Literal
 
 import numpy as np
@@ -12,9 +11,9 @@ from pydantic import Field as Setting
 from dataflow.sdk import Batch, ContractContext, Expression, NodeContext, Out, Schema, Settings, node
 
 from ._expressions import condition, refuse_declarations
+from ._ports import check_port, emit_where
 
 OTHERWISE: Final = "otherwise"
-_PORT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
 
 EXAMPLE = """
 kind: Topic
@@ -55,10 +54,7 @@ class Route(Settings):
         if not ports:
             raise ValueError("a route needs a port, e.g. late: delay > 30")
         for port in ports:
-            if not _PORT.fullmatch(port):
-                raise ValueError(
-                    f"'{port}' is no port name: lower-case letters, digits, _ and -, a letter first"
-                )
+            check_port(port)
         others = [port for port, text in ports.items() if text == OTHERWISE]
         if len(others) > 1:
             raise ValueError(f"ports {', '.join(others)} all say otherwise: one can")
@@ -110,19 +106,10 @@ class RouteWhen:
             if self._first:
                 matched = matched & unmatched
             unmatched &= ~matched
-            _emit(batch, out, matched, name)
+            emit_where(batch, out, matched, name)
             if self._first and not unmatched.any():
                 return
         if self._otherwise:
-            _emit(batch, out, unmatched, self._otherwise)
+            emit_where(batch, out, unmatched, self._otherwise)
         else:
             out.drop(np.flatnonzero(unmatched), "no route")
-
-
-def _emit(batch: Batch, out: Out, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]], port: str) -> None:
-    """Emit the chosen rows with the bytes they came in, and the batch as it is where all are."""
-    rows = np.flatnonzero(chosen)
-    if len(rows) == len(batch):
-        out.emit(batch, port=port)
-    elif len(rows):
-        out.emit(batch.take(rows), rows=rows, port=port)

@@ -7,16 +7,18 @@ import gc
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from dataflow.cli.context import bootstrap_option, project_option
-from dataflow.cli.hosting import Reloader, cluster, console, deploy_plan, show_build, warn
+from dataflow.cli.hosting import Reloader, cluster, console, deploy_plan, only_one, show_build, warn
 from dataflow.cli.status import STATE_FILE
 from dataflow.core.errors import DataflowError, TransportError
 
@@ -63,6 +65,11 @@ def up(
     for problem in assembled.warnings:
         warn(str(problem))
     with ExitStack() as stack:
+        stack.enter_context(only_one(project))
+        door = _Door(assembled.project, host, port, project)
+        stack.enter_context(
+            closing(door.reserve())
+        )  # before the broker starts: no need to wait for a refusal
         stop = _stop_on_signals()
         fabric = stack.enter_context(cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
         for plan in assembled.plans:
@@ -72,8 +79,7 @@ def up(
         _calm_collector()
         running.run(assembled.plans)
         reloader = Reloader(project, fabric, running) if reload else None
-        door = _Door(assembled.project, host, port, project, fabric.bootstrap)
-        _serve(running, door, stop, reloader)
+        _serve(running, door, fabric.bootstrap, stop, reloader)
     console().print("stopped")
 
 
@@ -126,7 +132,7 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
     try:
         _await_plans(running, stop)
         declared = load_project(project, environ=os.environ)
-        _serve(running, _Door(declared, host, port, None, fabric.bootstrap), stop, None)
+        _serve(running, _Door(declared, host, port, None), fabric.bootstrap, stop, None)
     finally:
         stop.set()
         follower.join(FOLLOW_INTERVAL_S * 2)
@@ -213,7 +219,7 @@ class _Door:
     """Where to listen; `state` is where `up` writes down what it runs, for `status` and others."""
 
     def __init__(
-        self, project: Project, host: str | None, port: int | None, state_folder: Path | None, bootstrap: str
+        self, project: Project, host: str | None, port: int | None, state_folder: Path | None
     ) -> None:
         declared = project.settings.gateway
         self.host = host or declared.host
@@ -221,23 +227,31 @@ class _Door:
         token = os.environ.get("DATAFLOW_TOKEN") or declared.token
         self.tokens = {token: frozenset({"private"})} if token else {}
         self._state = state_folder / ".dataflow" / STATE_FILE if state_folder is not None else None
-        self._bootstrap = bootstrap
+        self.reserved: socket.socket | None = None
 
-    def opened(self, port: int) -> None:
+    def reserve(self) -> socket.socket:
+        """Take the address now; callers wait in its queue until it is served. Raises DataflowError."""
+        from dataflow.gateway.server import bind, check_exposure
+
+        check_exposure(self.host, self.tokens)
+        self.reserved = bind(self.host, self.port)
+        return self.reserved
+
+    def opened(self, port: int, bootstrap: str) -> None:
         url = f"http://{self.host}:{port}"
-        console().print(f"broker   {self._bootstrap}\ngateway  {url}")
+        console().print(f"broker   {bootstrap}\ngateway  {url}")
         if self._state is not None:
             self._state.parent.mkdir(parents=True, exist_ok=True)
-            self._state.write_text(
-                json.dumps({"pid": os.getpid(), "gateway": url, "bootstrap": self._bootstrap})
-            )
+            self._state.write_text(json.dumps({"pid": os.getpid(), "gateway": url, "bootstrap": bootstrap}))
 
     def closed(self) -> None:
         if self._state is not None:
             self._state.unlink(missing_ok=True)
 
 
-def _serve(running: Host, door: _Door, stop: threading.Event, reloader: Reloader | None) -> None:
+def _serve(
+    running: Host, door: _Door, bootstrap: str, stop: threading.Event, reloader: Reloader | None
+) -> None:
     from dataflow.gateway.server import new_event_loop, serve
 
     served = running.gateway(door.tokens, detail=reloader is not None)
@@ -246,10 +260,13 @@ def _serve(running: Host, door: _Door, stop: threading.Event, reloader: Reloader
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         waiter = loop.run_in_executor(None, lambda: (stop.wait(), loop.call_soon_threadsafe(stopping.set)))
-        async with _reloading(reloader, stopping):
-            await serve(served, door.host, door.port, stopping, lambda port: _announce(door, running, port))
-        stop.set()
-        await waiter
+        try:
+            async with _reloading(reloader, stopping):
+                started = partial(_announce, door, running, bootstrap)
+                await serve(served, door.host, door.port, stopping, started, door.reserved)
+        finally:
+            stop.set()  # else its waiter would keep the process
+            await waiter
 
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -258,8 +275,8 @@ def _serve(running: Host, door: _Door, stop: threading.Event, reloader: Reloader
         door.closed()
 
 
-def _announce(door: _Door, running: Host, port: int) -> None:
-    door.opened(port)
+def _announce(door: _Door, running: Host, bootstrap: str, port: int) -> None:
+    door.opened(port, bootstrap)
     for plan in running.plans.values():
         path = f"/v2/models/{plan.pipeline}/infer" if plan.answer else "no answer: produce to its inputs"
         console().print(f"pipeline [bold]{plan.pipeline}[/] {plan.version}  {path}", highlight=False)
@@ -272,9 +289,11 @@ async def _reloading(reloader: Reloader | None, stopping: asyncio.Event) -> Asyn
         yield
         return
     task = asyncio.create_task(reloader.watch(stopping))
-    yield
-    stopping.set()
-    await task
+    try:
+        yield
+    finally:
+        stopping.set()
+        await task
 
 
 # ---------------------------------------------------------------- process

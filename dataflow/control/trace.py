@@ -254,7 +254,7 @@ class _Teller:
         """By time; within a millisecond as the pipeline goes: its inputs, its nodes in order, what ended there."""
         record = hop.record
         plan = self._plans.get(hop.pipeline)
-        nodes = list(plan.nodes) if plan is not None else []
+        nodes = [node for stage in plan.stages for node in stage.nodes] if plan is not None else []
         node = nodes.index(hop.node) if hop.node in nodes else -1
         ended = ("record", "dead letter", "reply").index(hop.kind)
         return record.time_ms, record.attempt, ended, node, record.partition, record.offset

@@ -37,6 +37,10 @@ class ContractError(DataflowError):
         self.path = path
 
 
+class NotKnownYetError(ContractError):
+    """A contract that only a build will tell, e.g. that of a model not made yet: a warning to lint, no fault."""
+
+
 class ExpressionError(DataflowError):
     """An expression does not parse or does not type-check. `column` is 1-based within the expression."""
 

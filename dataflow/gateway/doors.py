@@ -68,12 +68,26 @@ class PipelineDoor:
         )
 
     def values(self, columns: Mapping[str, Column], rows: int) -> list[bytes | None]:
-        """The payloads of a request's records. Raises GatewayError 400 for a row that the codec cannot carry."""
+        """The payloads of a request's records. Raises GatewayError: 400 for a row that the codec cannot carry, 413
+        for one that the contract finds too large.
+        """
         encoded = self.codec.encode(columns, rows)
         if encoded.failed:
             row, error = encoded.failed[0]
             raise GatewayError(400, f"row {row}: {error.message}", hint=error.hint)
+        for row, value in enumerate(encoded.values):
+            if value is not None and len(value) > self.max_record_bytes:
+                raise GatewayError(
+                    413,
+                    f"row {row}: the record has {len(value)} bytes, valid: up to {self.max_record_bytes}",
+                    hint="`max_record_bytes` of the input's topic says so",
+                )
         return encoded.values
+
+    @property
+    def max_record_bytes(self) -> int:
+        assert self.plan.answer is not None, "checked by `of`"
+        return self.plan.edges[self.plan.answer.input].max_record_bytes
 
     def keys(self, columns: Mapping[str, Column], rows: int) -> list[bytes | None]:
         return encode_keys(self.request, self.key, columns, rows, self.key_encoding)

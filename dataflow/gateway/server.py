@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Final
 
 import uvicorn
@@ -53,23 +53,31 @@ def bind(host: str, port: int) -> socket.socket:
     return made
 
 
+def check_exposure(host: str, tokens: Collection[str]) -> None:
+    """Raises DataflowError for a host that is not loopback while no token is set."""
+    if not tokens and not is_loopback(host):
+        raise DataflowError(
+            f"the gateway would listen on {host} for everyone",
+            hint="set DATAFLOW_TOKEN, or gateway.token in dataflow.yaml, or listen on 127.0.0.1",
+        )
+
+
 async def serve(
     gateway: Gateway,
     host: str,
     port: int,
     stop: asyncio.Event,
     started: Callable[[int], None] | None = None,
+    reserved: socket.socket | None = None,
 ) -> None:
     """Serve until `stop` is set; then refuse new requests, answer those in flight, and end.
 
-    `started` is told the port once requests are taken. Starts and closes the gateway. Raises DataflowError for a host
-    that is not loopback while no token is set, and for an address that cannot be had.
+    `started` is told the port once requests are taken; `reserved` is what `bind(host, port)` gave before. Starts and
+    closes the gateway and the socket. Raises DataflowError for a host that is not loopback while no token is set, and
+    for an address that cannot be had.
     """
-    if not gateway.settings.tokens and not is_loopback(host):
-        raise DataflowError(
-            f"the gateway would listen on {host} for everyone", hint="set a token, or listen on 127.0.0.1"
-        )
-    listening = bind(host, port)
+    check_exposure(host, gateway.settings.tokens)
+    listening = reserved or bind(host, port)
     try:
         await gateway.start()
         server = _Server(

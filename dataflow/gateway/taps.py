@@ -231,4 +231,4 @@ def open_events(
             writer_of=writer_of,
         )
     except ExpressionError as error:
-        raise GatewayError(400, f"where: {error.message} (column {error.column})", hint=error.hint) from error
+        raise GatewayError(400, error.message, hint=error.hint) from error

@@ -14,8 +14,16 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from dataflow.core.errors import ContractError, DataflowError, ExpressionError, SpecError, nearest
+from dataflow.core.errors import (
+    ContractError,
+    DataflowError,
+    ExpressionError,
+    NotKnownYetError,
+    SpecError,
+    nearest,
+)
 from dataflow.core.schema import Schema
+from dataflow.planner.contracts import difference_of, labelled
 from dataflow.planner.graph import edge_name, in_order
 from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.tables import ResolvedTable, resolve_table
@@ -24,7 +32,7 @@ from dataflow.sdk import ContractContext, ModelInfo, NodeKind, Settings
 from dataflow.spec import Declared, Fault, NodeSpec, PipelineSpec, Problem, Project
 from dataflow.spec.fields import schema_of
 from dataflow.spec.messages import faults_of
-from dataflow.spec.problems import YamlPath
+from dataflow.spec.problems import Severity, YamlPath
 from dataflow.spec.source import walk
 
 __all__ = ["Models", "Resolved", "ResolvedEdge", "ResolvedNode", "ResolvedTable", "resolve", "unbuilt"]
@@ -239,6 +247,8 @@ class _Resolving:
             return None
         feeding = [self._edges[edge] for edges in wired.values() for edge in edges]
         partitions = self._spec.edges.partitions or max((edge.partitions for edge in feeding), default=1)
+        labels = {f.name: f.privacy for edge in feeding for f in edge.schema if f.privacy}
+        found = {port: labelled(schema, labels) for port, schema in found.items()}
         for port, name in names.items():
             self._edges[name] = ResolvedEdge(
                 name, found[port], self._spec.edges.codec, partitions, producer=node.name, port=port
@@ -290,7 +300,7 @@ class _Resolving:
         """The one contract of all edges that feed a port; None (and a problem) where they differ."""
         first, good = self._edges[edges[0]].schema, True
         for index, edge in enumerate(edges[1:], start=1):
-            difference = _difference(edges[0], first, edge, self._edges[edge].schema)
+            difference = difference_of(edges[0], first, edge, self._edges[edge].schema)
             if difference:
                 good = False
                 named = () if "" in node.spec.feeds else (port,)
@@ -315,7 +325,9 @@ class _Resolving:
             self._fault(Fault(("nodes", node, "use"), message, "this is a fault of the kind"))
             return
         path = error.path if isinstance(error, ContractError) else _path_named(error)
-        fault = Fault(("nodes", node, *path), error.message, error.hint, text_column=_column_of(error))
+        severity: Severity = "warning" if isinstance(error, NotKnownYetError) else "error"
+        place: YamlPath = ("nodes", node, *path)
+        fault = Fault(place, error.message, error.hint, severity, text_column=_column_of(error))
         self._fault(fault)
 
     def _fault(self, fault: Fault) -> None:
@@ -374,16 +386,3 @@ def _port_faults(node: _Shaped) -> Iterator[Fault]:
 
 def _out(spec: NodeSpec) -> Schema | None:
     return schema_of(spec.out) if spec.out is not None else None
-
-
-def _difference(name: str, schema: Schema, other_name: str, other: Schema) -> str:
-    """In words, what one contract has that the other has not; "" for equal fields and types."""
-    for one, these, two, those in ((name, schema, other_name, other), (other_name, other, name, schema)):
-        alone = [f"'{n}'" for n in these.names if n not in those]
-        if alone:
-            return f"{', '.join(alone)} only in '{one}', not in '{two}'"
-    for found in schema:
-        theirs = other[found.name].type
-        if theirs != found.type:
-            return f"'{found.name}' is {found.type.describe()} in '{name}', {theirs.describe()} in '{other_name}'"
-    return ""

@@ -1,0 +1,28 @@
+"""Contracts held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dataflow.core.schema import Schema
+
+
+def labelled(schema: Schema, labels: Mapping[str, str]) -> Schema:
+    """A field that has the name of a private one of the input is as private, whoever made it: nobody unlabels by accident."""
+    if not any(f.name in labels and not f.privacy for f in schema):
+        return schema
+    return Schema(tuple(replace(f, privacy=f.privacy or labels.get(f.name, "")) for f in schema))
+
+
+def difference_of(name: str, schema: Schema, other_name: str, other: Schema) -> str:
+    """In words, what one contract has that the other has not; "" for equal fields and types."""
+    for one, these, two, those in ((name, schema, other_name, other), (other_name, other, name, schema)):
+        alone = [f"'{n}'" for n in these.names if n not in those]
+        if alone:
+            return f"{', '.join(alone)} only in '{one}', not in '{two}'"
+    for found in schema:
+        theirs = other[found.name].type
+        if theirs != found.type:
+            return f"'{found.name}' is {found.type.describe()} in '{name}', {theirs.describe()} in '{other_name}'"
+    return ""
