@@ -186,7 +186,7 @@ class Schema:
         return Schema(tuple(f for f in self.fields if f.name not in gone))
 
     def merged(self, other: Schema) -> Schema:
-        """This schema with the fields of `other` appended; one of the same name is replaced in its place."""
+        """The fields of this schema and, appended, those of `other`; one of the same name takes its place."""
         mine = [other._by_name.get(f.name, f) for f in self.fields]
         return Schema((*mine, *(f for f in other.fields if f.name not in self._by_name)))
 
@@ -204,7 +204,7 @@ def column_of(field_type: FieldType, values: Sequence[Any]) -> Column:
     `core.values.coerce` for values from outside.
     """
     dtype = field_type.column_dtype
-    if dtype == object:
+    if dtype.hasobject:
         column: Column = np.empty(len(values), dtype=object)
         # Element by element: numpy would turn a list of equal-length lists into a matrix.
         for index, value in enumerate(values):
@@ -219,5 +219,5 @@ def column_of(field_type: FieldType, values: Sequence[Any]) -> Column:
 
 def empty_column(field_type: FieldType) -> Column:
     return np.empty(
-        (0, *(() if field_type.column_dtype == object else field_type.shape)), field_type.column_dtype
+        (0, *(() if field_type.column_dtype.hasobject else field_type.shape)), field_type.column_dtype
     )

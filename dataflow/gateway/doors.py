@@ -68,8 +68,9 @@ class PipelineDoor:
         )
 
     def values(self, columns: Mapping[str, Column], rows: int) -> list[bytes | None]:
-        """The payloads of a request's records. Raises GatewayError: 400 for a row that the codec cannot carry, 413
-        for one that the contract finds too large.
+        """The payloads of a request's records.
+
+        Raises GatewayError: 400 for a row that the codec cannot carry, 413 for one too large for the contract.
         """
         encoded = self.codec.encode(columns, rows)
         if encoded.failed:

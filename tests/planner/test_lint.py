@@ -76,10 +76,14 @@ answer: {from: n, input: a, when: durable}
 nodes: {n: {use: test.pass, from: a}}
 """,
     ) == [
-        "4:11: exactly_once needs inputs of equal partitions: 'a' 4, 'b' 2 (declare equal `partitions`, or one pipeline for "
-        "each input)",
-        "6:35: warning: when: a durable answer comes before the commit: after a crash the committed one may differ (committed waits for "
-        "it, some 4 ms more)",
+        (
+            "4:11: exactly_once needs inputs of equal partitions: 'a' 4, 'b' 2 "
+            "(declare equal `partitions`, or one pipeline for each input)"
+        ),
+        (
+            "6:35: warning: when: a durable answer comes before the commit: after a crash the committed one may differ "
+            "(committed waits for it, some 4 ms more)"
+        ),
     ]
 
 
