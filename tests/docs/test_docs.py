@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -38,14 +40,32 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-@pytest.mark.broker
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", FOLLOWED, ids=name_of)
-def test_what_a_page_says_happens(page: Path, tmp_path: Path) -> None:
-    with Shell(tmp_path, free_port()) as shell:
+@pytest.fixture(scope="module")
+def followers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """The pages of this run, each being followed, two at a time: most of it is waiting for processes to start."""
+    wanted = [
+        Path(str(item.callspec.params["page"]))
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.function is test_what_a_page_says_happens
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        yield {page: pool.submit(follow, page, tmp_path_factory.mktemp(page.stem)) for page in wanted}
+
+
+def follow(page: Path, folder: Path) -> None:
+    with Shell(folder, free_port()) as shell:
         for block in blocks_of(page):
             shell.follow(block)
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", FOLLOWED, ids=name_of)
+def test_what_a_page_says_happens(page: Path, followers: dict[Path, Future[None]]) -> None:
+    followers[page].result()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
