@@ -8,19 +8,19 @@ import types
 import typing
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from dataflow.codecs.export import schema_from_dict, schema_to_dict
 from dataflow.core.errors import PlanError
 from dataflow.core.schema import Schema
-from dataflow.planner.plan import Plan
+from dataflow.planner.plan import NodePlan, Plan
 
 
 def plan_to_json(plan: Plan) -> bytes:
-    """Canonical JSON: sorted keys, no blanks."""
-    return orjson.dumps(_plain(plan), option=orjson.OPT_SORT_KEYS)
+    """Canonical JSON without blanks: keys are sorted, but for those whose order a node may mean (see `_IN_ORDER`)."""
+    return orjson.dumps(_plain(plan))
 
 
 def plan_from_json(data: bytes) -> Plan:
@@ -38,15 +38,22 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(plan_to_json(dataclasses.replace(plan, version=""))).hexdigest()[:12]
 
 
-def _plain(value: Any) -> Any:
+# The conditions of a route are tried, and the sides of a join preferred, in the order written.
+_IN_ORDER: Final = frozenset({"settings", "inputs"})
+
+
+def _plain(value: Any, *, in_order: bool = False) -> Any:
     if isinstance(value, Schema):
         return schema_to_dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        meant = _IN_ORDER if isinstance(value, NodePlan) else frozenset()
+        names = sorted(f.name for f in dataclasses.fields(value))
+        return {n: _plain(getattr(value, n), in_order=n in meant) for n in names}
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        keys = value if in_order else sorted(value)
+        return {k: _plain(value[k], in_order=in_order) for k in keys}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(v, in_order=in_order) for v in value]
     return value
 
 
