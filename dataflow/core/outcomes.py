@@ -70,7 +70,7 @@ class Out:
         """
         if port not in self._ports:
             raise NodeError(f"no output port '{port}'", hint=nearest(port, self._ports))
-        parents = np.arange(len(self._batch)) if rows is None else np.asarray(rows, dtype=np.intp)
+        parents = np.arange(len(self._batch)) if rows is None else _indices(rows)
         reuse = columns if isinstance(columns, Batch) and not children else None
         data = columns.columns if isinstance(columns, Batch) else columns
         for name, column in data.items():
@@ -81,17 +81,17 @@ class Out:
 
     def consume(self, rows: Sequence[int] | Indices | None = None) -> None:
         """Take rows in with nothing to emit for them (a sink wrote them, a window holds them)."""
-        self._mark(np.arange(len(self._batch)) if rows is None else np.asarray(rows, dtype=np.intp), CONSUMED)
+        self._mark(np.arange(len(self._batch)) if rows is None else _indices(rows), CONSUMED)
 
     def drop(self, rows: Iterable[int], reason: str) -> None:
         """End rows on purpose. `reason` is a short stable text: it labels a metric and is shown to a caller."""
-        indices = np.asarray(list(rows), dtype=np.intp)
+        indices = _indices(rows)
         self._mark(indices, DROPPED)
         self.dropped.extend(Loss(i, reason) for i in indices.tolist())
 
     def fail(self, rows: Iterable[int], reason: str, *, error: str = "", retryable: bool = False) -> None:
         """End rows as failed: retried if `retryable` and the node's retry policy allows, else dead-lettered."""
-        indices = np.asarray(list(rows), dtype=np.intp)
+        indices = _indices(rows)
         self._mark(indices, FAILED)
         self.failed.extend(Loss(i, reason, error or "NodeError", retryable) for i in indices.tolist())
 
@@ -99,7 +99,8 @@ class Out:
         if len(indices) == 0:
             return
         if indices.min() < 0 or indices.max() >= len(self._batch):
-            raise NodeError(f"row index {int(indices.max())} is outside the batch of {len(self._batch)} rows")
+            outside = int(indices.min() if indices.min() < 0 else indices.max())
+            raise NodeError(f"row index {outside} is outside the batch of {len(self._batch)} rows")
         before = self.state[indices]
         clash = before != UNTOUCHED
         if state == EMITTED:  # a row may go out on several ports
@@ -109,6 +110,10 @@ class Out:
             raise NodeError(
                 f"row {row} was already {_NAMES[int(self.state[row])]} and is now {_NAMES[state]}"
             )
+        if state != EMITTED and len(indices) > 1:
+            named, counts = np.unique(indices, return_counts=True)
+            if len(named) < len(indices):
+                raise NodeError(f"row {int(named[np.argmax(counts)])} is named twice and ends once")
         self.state[indices] = state
 
     def settle(self) -> None:
@@ -116,3 +121,13 @@ class Out:
         missed = np.flatnonzero(self.state == UNTOUCHED)
         if len(missed):
             self.fail(missed.tolist(), "the node did not account for this row", error="Unaccounted")
+
+
+def _indices(rows: Iterable[int] | Indices) -> Indices:
+    """Row numbers as an array. A mask is refused: as numbers it would mean rows 0 and 1."""
+    found = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows))
+    if found.dtype == np.bool_ and len(found):
+        raise NodeError(
+            "rows are given as a mask where their numbers are wanted", hint="np.flatnonzero(mask)"
+        )
+    return found.astype(np.intp, copy=False)
