@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dataflow.spec import Project
     from dataflow.transport.kafka import KafkaFabric
 
+# What slow starts (big tables, big models) may take before the door opens all the same and says 504.
+START_TIMEOUT_S: Final = 30.0
 # How often workers and gateways look for newer plans on the cluster.
 FOLLOW_INTERVAL_S: Final = 2.0
 
@@ -78,6 +80,8 @@ def up(
         stack.callback(running.stop)
         _calm_collector()
         running.run(assembled.plans)
+        # The door opens on stages that run: nobody's first request waits for a group to form.
+        running.await_ready(START_TIMEOUT_S)
         reloader = Reloader(project, fabric, running) if reload else None
         _serve(running, door, fabric.bootstrap, stop, reloader)
     console().print("stopped")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from dataflow.runtime.workshop import Workshop
 log = logging.getLogger("dataflow.host")
 
 SAMPLE_INTERVAL_S: Final = 1.0
+# Between looks at stages that are starting; their states are plain attributes of other threads.
+READY_POLL_S: Final = 0.02
 
 
 class Host:
@@ -77,10 +80,16 @@ class Host:
 
     @property
     def ready(self) -> bool:
-        """Whether every stage runs."""
-        return all(
-            s.metrics.state == "running" for w in list(self._workers.values()) for s in w.stages.values()
-        )
+        """Whether there is work and every stage of it runs."""
+        states = [s.metrics.state for w in list(self._workers.values()) for s in w.stages.values()]
+        return bool(states) and all(state == "running" for state in states)
+
+    def await_ready(self, timeout_s: float) -> bool:
+        """Wait until every stage runs; False when one does not come up in time or stopped for good."""
+        deadline = time.monotonic() + timeout_s
+        while not self.ready and not self.failed and time.monotonic() < deadline:
+            self._closing.wait(READY_POLL_S)
+        return self.ready
 
     def graph(self) -> dict[str, Any]:
         return self.view.document(list(self._plans.values()))
@@ -93,7 +102,9 @@ class Host:
         """A gateway of what this process serves."""
         partitions = self.shop.fabric.admin().describe([REPLIES])[REPLIES].partitions
         # A replica that shares its partition with another passes over the other's replies: a cost, not a fault.
-        settings = GatewaySettings(tokens=tokens, reply_partition=os.getpid() % partitions, detail=detail)
+        settings = GatewaySettings(
+            tokens=tokens, reply_partition=secrets.randbelow(partitions), detail=detail
+        )
         gateway = Gateway(
             self.shop.fabric,
             lambda: self._plans,

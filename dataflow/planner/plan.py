@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from dataflow.core.limits import MAX_RECORD_BYTES
+from dataflow.core.limits import MAX_ATTEMPTS, MAX_RECORD_BYTES, RETRY_BACKOFF_MAX_MS, RETRY_BACKOFF_MS
 from dataflow.core.schema import Schema
 
 DEAD_LETTERS: Final = "dataflow.dead-letters"
@@ -73,11 +73,11 @@ class EdgePlan:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Attempts at one node, first included; waits grow from backoff_ms by factors of 2 up to backoff_max_ms."""
+    """Attempts at a record that failed in a retryable way, first included; waits double from backoff_ms to backoff_max_ms."""
 
-    attempts: int = 1
-    backoff_ms: int = 0
-    backoff_max_ms: int = 0
+    attempts: int = MAX_ATTEMPTS
+    backoff_ms: int = RETRY_BACKOFF_MS
+    backoff_max_ms: int = RETRY_BACKOFF_MAX_MS
 
 
 @dataclass(frozen=True)
