@@ -70,14 +70,18 @@ class Out:
         """
         if port not in self._ports:
             raise NodeError(f"no output port '{port}'", hint=nearest(port, self._ports))
+        whole = rows is None
         parents = np.arange(len(self._batch)) if rows is None else _indices(rows)
         reuse = columns if isinstance(columns, Batch) and not children else None
         data = columns.columns if isinstance(columns, Batch) else columns
         for name, column in data.items():
             if len(column) != len(parents):
                 raise NodeError(f"column '{name}' has {len(column)} rows where {len(parents)} are emitted")
-        self._mark(parents, EMITTED)
-        self.emissions.append(Emission(port, data, parents, children, rows is None, reuse))
+        if whole and not self.state.any():
+            self.state[:] = EMITTED  # the usual case: all rows, and nothing said of any before
+        else:
+            self._mark(parents, EMITTED)
+        self.emissions.append(Emission(port, data, parents, children, whole, reuse))
 
     def consume(self, rows: Sequence[int] | Indices | None = None) -> None:
         """Take rows in with nothing to emit for them (a sink wrote them, a window holds them)."""

@@ -78,7 +78,8 @@ class Exchange:
     async def start(self) -> None:
         """Connect and find the end of the reply partition. Raises TransportError."""
         self._loop = asyncio.get_running_loop()
-        self._producer = await asyncio.to_thread(self._fabric.producer)
+        # Requests of several callers have no order among them, and one may run twice anyway (at-least-once).
+        self._producer = await asyncio.to_thread(partial(self._fabric.producer, single_flight=True))
         self._reader = ReplyReader(self._fabric, self._reply_position, self.deliver, self._loop)
         await asyncio.to_thread(self._reader.start)
 

@@ -178,7 +178,14 @@ class Admin(Protocol):
 class Fabric(Protocol):
     """A cluster: the factory of all the above. Thread-safe."""
 
-    def producer(self, *, latency_first: bool = True) -> Producer: ...
+    def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> Producer:
+        """A producer. `latency_first`: each record goes at once; else records gather for some milliseconds.
+
+        `single_flight`: one request to a broker at a time. Records that come meanwhile go together as the next; order
+        holds, and a retry may write a record twice. For many small callers and few partitions.
+        """
+        ...
+
     def transactional(self, name: str) -> TransactionalProducer:
         """A transactional producer. Any earlier one of this `name`, anywhere, is fenced and its open transaction undone.
 

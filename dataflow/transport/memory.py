@@ -37,8 +37,8 @@ class MemoryFabric:
         self.epochs: dict[str, int] = {}  # of transactional producers, by name
         self._created = 0
 
-    def producer(self, *, latency_first: bool = True) -> MemoryProducer:
-        del latency_first
+    def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> MemoryProducer:
+        del latency_first, single_flight
         return MemoryProducer(self)
 
     def transactional(self, name: str) -> MemoryTransaction:

@@ -80,8 +80,8 @@ class Slowly:
 class Cluster(MemoryFabric):
     """A log whose producers acknowledge late."""
 
-    def producer(self, *, latency_first: bool = True) -> Any:
-        return Slowly(super().producer(latency_first=latency_first))
+    def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> Any:
+        return Slowly(super().producer(latency_first=latency_first, single_flight=single_flight))
 
 
 def story(folder: Path) -> tuple[Verdict, Verdict]:

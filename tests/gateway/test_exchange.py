@@ -29,8 +29,8 @@ class Undelivered(MemoryFabric):
         super().__init__()
         self.silent = silent
 
-    def producer(self, *, latency_first: bool = True) -> MemoryProducer:
-        del latency_first
+    def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> MemoryProducer:
+        del latency_first, single_flight
         return _UndeliveredProducer(self, self.silent)
 
 
