@@ -10,7 +10,7 @@ from dataflow.codecs.compatibility import check_compatible
 from dataflow.core.errors import PlanError, TransportError
 from dataflow.planner.plan import PLANS, Plan, TopicPlan
 from dataflow.planner.serial import plan_from_json, plan_to_json
-from dataflow.runtime.schemas import SchemaStore, read_compacted
+from dataflow.runtime.schemas import SchemaStore, read_compacted, write_compacted
 from dataflow.transport.api import Admin, Fabric
 
 log = logging.getLogger("dataflow.deploy")
@@ -59,13 +59,13 @@ def prepare_topics(
     Raises TransportError if a partition count differs: records would be placed wrongly.
     """
     missing, differences = compare_topics(admin, topics)
-    for topic in missing:
-        admin.create(topic.name, topic.partitions, topic.config)
     wrong = [d for d in differences if d.setting == "partitions"]
     if wrong:
         raise TransportError(
             "; ".join(map(str, wrong)), hint="declare the partitions that the topic has, or make it anew"
         )
+    for topic in missing:
+        admin.create(topic.name, topic.partitions, topic.config)
     if alter:
         for difference in differences:
             admin.alter(difference.topic, {difference.setting: difference.planned})
@@ -76,20 +76,16 @@ def prepare_topics(
 def deploy(fabric: Fabric, plan: Plan, *, alter_topics: bool = False) -> list[TopicDifference]:
     """Make a plan known to the cluster and all it needs there: topics, schemas, then the plan itself.
 
-    Returns how existing topics differ. Raises PlanError if a contract of a running version can no longer be read.
+    Returns how existing topics differ. Raises PlanError if a contract of a running version can no longer be read, and
+    TransportError for partitions that differ: then nothing was changed.
     """
-    differences = prepare_topics(fabric.admin(), plan.topics.values(), alter=alter_topics)
     before = read_plans(fabric).get(plan.pipeline)
-    if before is not None:
-        if before.version == plan.version:
-            return differences
+    if before is not None and before.version != plan.version:
         check_contracts(before, plan)
-    SchemaStore(fabric).publish(plan)
-    producer = fabric.producer()
-    producer.send(PLANS, plan_to_json(plan), plan.pipeline.encode())
-    if producer.flush(15):
-        raise TransportError(f"publishing the plan of '{plan.pipeline}': the broker did not acknowledge it")
-    producer.close()
+    differences = prepare_topics(fabric.admin(), plan.topics.values(), alter=alter_topics)
+    if before is None or before.version != plan.version:
+        SchemaStore(fabric).publish(plan)
+        write_compacted(fabric, PLANS, {plan.pipeline.encode(): plan_to_json(plan)})
     return differences
 
 
@@ -128,7 +124,4 @@ def read_plans(fabric: Fabric) -> dict[str, Plan]:
 
 def forget(fabric: Fabric, pipeline: str) -> None:
     """Take a pipeline's plan off the cluster; its topics stay."""
-    producer = fabric.producer()
-    producer.send(PLANS, None, pipeline.encode())
-    producer.flush(15)
-    producer.close()
+    write_compacted(fabric, PLANS, {pipeline.encode(): None})

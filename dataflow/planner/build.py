@@ -334,8 +334,17 @@ def system_topics() -> tuple[TopicPlan, ...]:
         TopicPlan(plans.PLANS, 1, "plans", compact),
         TopicPlan(plans.SCHEMAS, 1, "schemas", compact),
         TopicPlan(plans.DEAD_LETTERS, 1, "dead-letters", letters),
-        # Replies are of use for as long as somebody waits.
-        TopicPlan(plans.REPLIES, 8, "replies", {"retention.ms": "900000", "segment.ms": "600000"}),
+        # Replies are of use for as long as somebody waits; an answer may be as large as any record.
+        TopicPlan(
+            plans.REPLIES,
+            8,
+            "replies",
+            {
+                "retention.ms": "900000",
+                "segment.ms": "600000",
+                "max.message.bytes": letters["max.message.bytes"],
+            },
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -62,6 +62,26 @@ def read_compacted(fabric: Fabric, topic: str) -> dict[bytes, Message]:
     return found
 
 
+def write_compacted(fabric: Fabric, topic: str, records: Mapping[bytes, bytes | None]) -> None:
+    """Write records and wait until all are acknowledged. Raises TransportError for one that is refused or not in time."""
+    refused: list[object] = []
+
+    def delivered(error: object | None, _message: object) -> None:
+        if error is not None:
+            refused.append(error)
+
+    producer = fabric.producer()
+    try:
+        for key, value in records.items():
+            producer.send(topic, value, key, on_delivery=delivered)
+        left = producer.flush(READ_TIMEOUT_S)
+    finally:
+        producer.close()
+    if refused or left:
+        cause = refused[0] if refused else "the broker did not acknowledge it in time"
+        raise TransportError(f"writing to topic '{topic}': {cause}")
+
+
 class SchemaStore:
     """Schemas by fingerprint, read from the topic when an unknown one turns up. Thread-safe."""
 
@@ -94,20 +114,7 @@ class SchemaStore:
             missing = {f: s for f, s in schemas if f not in self._known}
             if not missing:
                 return
-            producer = self._fabric.producer()
-            for key, stored in missing.items():
-                document = {
-                    "codec": stored.codec,
-                    "name": stored.name,
-                    "schema": schema_to_dict(stored.schema),
-                }
-                if stored.codec == "avro":
-                    # The Avro schema as well, so that a stranger needs nothing but an Avro library.
-                    document["avro"] = to_avsc(stored.schema, "Record")
-                producer.send(SCHEMAS, orjson.dumps(document), key)
-            if producer.flush(READ_TIMEOUT_S):
-                raise TransportError("publishing schemas: the broker did not acknowledge them")
-            producer.close()
+            write_compacted(self._fabric, SCHEMAS, {key: _document(s) for key, s in missing.items()})
             self._known.update(missing)
 
     def _refresh(self) -> None:
@@ -118,6 +125,14 @@ class SchemaStore:
                 stored = _parse(message.value() or b"")
                 if stored is not None:
                     self._known[key] = stored
+
+
+def _document(stored: StoredSchema) -> bytes:
+    document = {"codec": stored.codec, "name": stored.name, "schema": schema_to_dict(stored.schema)}
+    if stored.codec == "avro":
+        # The Avro schema as well, so that a stranger needs nothing but an Avro library.
+        document["avro"] = to_avsc(stored.schema, "Record")
+    return orjson.dumps(document)
 
 
 def _parse(value: bytes) -> StoredSchema | None:
