@@ -9,7 +9,7 @@ COPY topics topics
 COPY pipelines pipelines
 # The wheel, and the versions that the lock says: the image does not depend on the day it is built.
 RUN uv build --quiet --wheel --out-dir /dist \
-    && uv export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group examples --extra cpu \
+    && uv export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group examples --extra cpu --extra image \
        > /dist/constraints.txt
 
 FROM python:3.11-slim
@@ -21,7 +21,7 @@ COPY --from=build /dist /dist
 # What the project's code and model builds import, e.g. "pandas scikit-learn".
 ARG PACKAGES=""
 RUN wheel="$(ls /dist/*.whl)" \
-    && pip install --no-cache-dir --constraint /dist/constraints.txt "${wheel}[cpu]" ${PACKAGES} \
+    && pip install --no-cache-dir --constraint /dist/constraints.txt "${wheel}[cpu,image]" ${PACKAGES} \
     && rm -rf /dist
 RUN useradd --create-home --uid 1000 dataflow \
     && mkdir /project \
