@@ -99,7 +99,8 @@ class StageLoop:
         """Build the stage, load its tables, open its nodes, join the group. What is opened is closed by `stack`."""
         self._parts = self._build()
         program = self._parts.program
-        self._producer = self._fabric.producer(latency_first=program.answer_when is not None)
+        answers = program.answer_when is not None
+        self._producer = self._fabric.producer(latency_first=answers, single_flight=answers)
         stack.callback(self._producer.close)
         stack.callback(self._parts.tables.close)
         self._parts.tables.load()
