@@ -134,8 +134,11 @@ class Reloader:
             warn(f"kept the last good version: {error}")
             return
         self._running.shop.registry = assembled.registry
+        before = self._running.plans.keys()
         for name in self._running.run(assembled.plans):
             console().print(f"reloaded [bold]{name}[/] {self._running.plans[name].version}", highlight=False)
+        for name in before - self._running.plans.keys():
+            console().print(f"removed [bold]{name}[/]", highlight=False)
 
 
 def is_source(_change: object, path: str) -> bool:

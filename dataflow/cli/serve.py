@@ -127,6 +127,9 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
     from dataflow.spec import load_project
 
     _log_to_stderr()
+    door = _Door(load_project(project, environ=os.environ), host, port, None)
+    door.reserve().close()  # an address that cannot be had is told now; until there are plans nobody is served
+    door.reserved = None
     stop = _stop_on_signals()
     fabric = connect(project, bootstrap, os.environ)
     running = Host(_workshop(project, Registry(), fabric), work=False)
@@ -135,8 +138,7 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
     _calm_collector()
     try:
         _await_plans(running, stop)
-        declared = load_project(project, environ=os.environ)
-        _serve(running, _Door(declared, host, port, None), fabric.bootstrap, stop, None)
+        _serve(running, door, fabric.bootstrap, stop, None)
     finally:
         stop.set()
         follower.join(FOLLOW_INTERVAL_S * 2)
@@ -191,6 +193,7 @@ def _follow(
     from dataflow.control.deploy import read_plans
 
     refused: dict[str, str] = {}
+    told = False
     while True:
         try:
             plans = [p for n, p in read_plans(fabric).items() if not pipelines or n in pipelines]
@@ -208,6 +211,9 @@ def _follow(
                         f"pipeline '{plan.pipeline}' {plan.version}: the code or a model in '{folder}' is not what was "
                         "planned; this worker leaves it to others (bring the project's files up to date)"
                     )
+        if not plans and not refused and not told:
+            told = True
+            console().print(f"waiting for {' and '.join(pipelines) or 'pipelines'}: not deployed yet")
         for name in running.run(plans):
             console().print(f"pipeline [bold]{name}[/] {running.plans[name].version}")
         if running.failed:

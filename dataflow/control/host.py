@@ -54,6 +54,8 @@ class Host:
                 n for n, p in wanted.items() if n not in self._plans or self._plans[n].version != p.version
             ]
             gone = [n for n in self._plans if n not in wanted]
+            # No more requests for those that go: while their workers drain, nobody would answer them.
+            self._plans = {n: p for n, p in self._plans.items() if n in wanted}
             for name in (*changed, *gone):
                 worker = self._workers.pop(name, None)
                 if worker is not None:
