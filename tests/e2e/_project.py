@@ -11,7 +11,7 @@ from typing import Any
 from dataflow.codecs import codec_for
 from dataflow.control.assemble import assemble
 from dataflow.control.deploy import deploy
-from dataflow.core import headers
+from dataflow.core import headers, ids
 from dataflow.core.batch import Batch
 from dataflow.planner.plan import Plan
 from dataflow.transport.api import LATEST, Fabric, Header, Position
@@ -110,15 +110,16 @@ class Deployed:
             for committed in map(self.committed, range(len(self.plan.stages)))
         )
 
-    def produce(self, numbers: Sequence[int]) -> None:
-        """Write input records under the contract's schema, keyed by one of 97 words."""
+    def produce(self, numbers: Sequence[int], *, named: bool = False) -> None:
+        """Write input records under the contract's schema, keyed by one of 97 words; `named`: with ids of their own."""
         edge = self.plan.edges["events"]
         codec = codec_for("avro", edge.schema)
         columns = Batch.of(edge.schema, [event(n) for n in numbers]).columns
         head: list[Header] = [(headers.SCHEMA, codec.fingerprint)]
         producer = self.fabric.producer(latency_first=False)
         for n, value in zip(numbers, codec.encode(columns, len(numbers)).values, strict=True):
-            producer.send(self.source, value, event(n)["word"].encode(), head)
+            own: list[Header] = [(headers.ID, ids.of_positions(1, [n], [n])[0])] if named else []
+            producer.send(self.source, value, event(n)["word"].encode(), [*head, *own])
         assert producer.flush(60) == 0
         producer.close()
 

@@ -130,3 +130,43 @@ def test_joining_and_leaving_under_load(project: Deployed, bootstrap: str, worke
     assert stays.terminate() == 0, stays.output()
     for name, verdict in verdicts(project, bootstrap).items():
         assert verdict == Verdict(), name
+
+
+CUT = """
+kind: Pipeline
+name: {name}
+inputs: {{events: {name}.events}}
+nodes:
+  double: {{use: work.double, from: events, isolate: true}}
+  even: {{use: work.even, from: double, isolate: true}}
+  last: {{use: work.even, from: double, isolate: true}}
+"""
+
+
+def test_fused_in_one_worker_or_cut_over_three_the_streams_are_the_same(
+    tmp_path: Path, kafka: KafkaFabric, bootstrap: str, unique: str, workers: Workers
+) -> None:
+    count = 4_000
+    fused = deployed(tmp_path / "fused", f"{unique}a", kafka)
+    cut = deployed(tmp_path / "cut", f"{unique}b", kafka, pipeline=CUT)
+    assert [len(p.plan.stages) for p in (fused, cut)] == [2, 3]
+    workers.start(fused, bootstrap)
+    for _ in range(3):
+        workers.start(cut, bootstrap)
+    wait_for(lambda: members(bootstrap, cut.plan.stages[0].group) == 3, "three workers share the stage", 60)
+    for project in (fused, cut):
+        project.produce(range(count), named=True)
+        wait_for(project.finished, "the end", 60)
+    assert streams(fused, bootstrap) == streams(cut, bootstrap)
+
+
+def streams(project: Deployed, bootstrap: str) -> dict[str, dict[bytes | None, list[tuple[str, int, int]]]]:
+    """Every edge, by key and in order: id, number and value."""
+    topics = {name: project.edge(name) for name in EDGES}
+    found = read_records(bootstrap, list(topics.values()))
+    made: dict[str, dict[bytes | None, list[tuple[str, int, int]]]] = {}
+    for name, topic in topics.items():
+        for record in sorted(found[topic], key=lambda r: (r.partition, r.offset)):
+            row = (record.id, record.value["n"], record.value["twice"])
+            made.setdefault(name, {}).setdefault(record.key, []).append(row)
+    return made
