@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner, Result
 
+from dataflow.cli.main import main
 from tests.conftest import wait_for
-from tests.e2e.processes import Running, dataflow, json_lines, succeed
+from tests.e2e.processes import COMMAND, Running, environment, json_lines, succeed
 from tests.e2e.project import SMALL, save, write_files
 
 pytestmark = pytest.mark.broker
 
 AT = "2024-05-01T12:00:00Z"
+
+
+def call(project: Path, *arguments: str, given: str = "") -> Result:
+    """In this process: most of the time of a short command is the start of its Python."""
+    words = ["--project", str(project), *arguments]
+    return CliRunner().invoke(main, words, input=given, catch_exceptions=False)
+
+
+def tell(project: Path, *arguments: str, given: str = "") -> str:
+    """The standard output of what must exit 0."""
+    done = call(project, *arguments, given=given)
+    assert done.exit_code == 0, f"dataflow {' '.join(arguments)}: exit {done.exit_code}\n{done.output}"
+    return done.stdout
 
 
 def lines(*records: dict[str, Any]) -> str:
@@ -28,7 +44,7 @@ def reading(celsius: float, note: str) -> dict[str, Any]:
 
 
 def tap(project: Path, edge: str, *arguments: str) -> list[dict[str, Any]]:
-    return json_lines(succeed(project, "tap", edge, "--from", "earliest", *arguments))
+    return json_lines(tell(project, "tap", edge, "--from", "earliest", *arguments))
 
 
 def arrived(project: Path, edge: str, note: str, count: int) -> list[dict[str, Any]]:
@@ -47,31 +63,49 @@ def test_produce_tap_and_trace_in_pipes(up: Running, url: str, project: Path) ->
 
     shown = tap(project, "sort.score", "--id", ids[0], "--show-private", "--limit", "1")
     assert shown[0]["value"]["sensor"] == shown[0]["key"] == "of piped"
-    table = succeed(project, "tap", "sort.score", "--from", "earliest", "--format", "table", "--limit", "1")
+    table = tell(project, "tap", "sort.score", "--from", "earliest", "--format", "table", "--limit", "1")
     assert table.splitlines()[0].split()[:3] == ["time", "position", "key"]
-    succeed(
-        project, "tap", "sort.score", "--from", "earliest", "--where", "note == 'piped'", "--to", "t.parquet"
+    tell(
+        project,
+        "tap",
+        "sort.score",
+        "--from",
+        "earliest",
+        "--where",
+        "note == 'piped'",
+        "--to",
+        str(project / "t.parquet"),
     )
     assert set(pq.read_table(project / "t.parquet").column("celsius").to_pylist()) == {1.0, 50.0}
+
+    first = "set -o pipefail; $0 tap sort.score --from earliest | head -n 1"
+    cut = subprocess.run(
+        ["bash", "-c", first, COMMAND],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert len(json_lines(cut.stdout)) == 1
+    assert "Traceback" not in cut.stderr
 
     traced = succeed(project, "trace", ids[1])
     for stream in ("sort.reading", "sort.sane", "sort.score", "sort.triage.hot"):
         assert stream in traced
-    assert "of piped" not in succeed(project, "trace", ids[1], "--format", "json")
+    assert "of piped" not in tell(project, "trace", ids[1], "--format", "json")
 
 
 def test_produce_says_which_rows_do_not_fit(up: Running, url: str, project: Path) -> None:
     bad = {"sensor": "a", "celsius": "warm", "at": AT}
     given = lines(reading(1.0, "loose"), bad)
-    loose = dataflow(project, "produce", "plant.readings", given=given)
-    assert loose.returncode == 1
+    loose = call(project, "produce", "plant.readings", given=given)
+    assert loose.exit_code == 1
     assert "stdin:2: field 'celsius': 'warm'" in loose.stderr
     assert "1 record sent" in loose.stderr + loose.stdout
     assert len(arrived(project, "sort.score", "loose", 1)) == 1
-    strict = dataflow(
-        project, "produce", "plant.readings", "--strict", given=lines(reading(2.0, "strict"), bad)
-    )
-    assert strict.returncode == 1
+    strict = call(project, "produce", "plant.readings", "--strict", given=lines(reading(2.0, "strict"), bad))
+    assert strict.exit_code == 1
     assert tap(project, "sort.reading", "--where", "note == 'strict'") == []
 
 
@@ -86,8 +120,8 @@ def test_mistakes_are_named(up: Running, url: str, project: Path) -> None:
         (("dead-letters", "show", "9/0"), "9/0"),
         (("plan", "srot"), "sort"),
     ]:
-        done = dataflow(project, *arguments)
-        assert done.returncode == 1, arguments
+        done = call(project, *arguments)
+        assert done.exit_code == 1, arguments
         assert told in done.stderr, (arguments, done.stderr)
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
@@ -98,21 +132,21 @@ def test_dead_letters_list_show_redrive(up: Running, url: str, project: Path, do
     assert failed.status_code == 500
 
     def letters(*arguments: str) -> dict[str, dict[str, Any]]:
-        listed = succeed(project, "dead-letters", "list", "--format", "json", *arguments)
+        listed = tell(project, "dead-letters", "list", "--format", "json", *arguments)
         return {str(letter["id"]): letter for letter in json_lines(listed)}
 
     letter = letters("--pipeline", "sort")[record]
     assert (letter["node"], letter["error"]) == ("score", "ValueError")
     assert letters("--node", "triage") == {}
-    shown = succeed(project, "dead-letters", "show", letter["position"])
+    shown = tell(project, "dead-letters", "show", letter["position"])
     assert "unlucky" in shown
     assert "of letter" not in shown
-    assert "of letter" in succeed(project, "dead-letters", "show", record, "--show-private")
-    assert dataflow(project, "dead-letters", "redrive").returncode == 2
-    succeed(project, "dead-letters", "redrive", record, "--dry-run")
+    assert "of letter" in tell(project, "dead-letters", "show", record, "--show-private")
+    assert call(project, "dead-letters", "redrive").exit_code == 2
+    tell(project, "dead-letters", "redrive", record, "--dry-run")
     assert record in letters()
 
-    succeed(project, "dead-letters", "redrive", record)
+    tell(project, "dead-letters", "redrive", record)
     assert record not in letters() or letters()[record]["attempt"] == 1
     again = wait_for(
         lambda: [
@@ -124,14 +158,14 @@ def test_dead_letters_list_show_redrive(up: Running, url: str, project: Path, do
 
 
 def test_status_and_plan_as_json(up: Running, url: str, project: Path) -> None:
-    graph = json.loads(succeed(project, "status", "--format", "json"))
+    graph = json.loads(tell(project, "status", "--format", "json"))
     assert {p["name"] for p in graph["pipelines"]} == {"sort", "iris", "images", "waits", "shown"}
-    assert "score" in succeed(project, "status")
-    plans = succeed(project, "plan", "sort", "--format", "json")
+    assert "score" in tell(project, "status")
+    plans = tell(project, "plan", "sort", "--format", "json")
     assert "sort.triage.hot" in plans
     (project / "before.json").write_text(plans)
-    assert "no" in succeed(project, "plan", "sort", "--diff", "before.json").lower()
-    assert dataflow(project, "plan", "sort", "--compare").returncode == 0
+    assert "no" in tell(project, "plan", "sort", "--diff", str(project / "before.json")).lower()
+    assert call(project, "plan", "sort", "--compare").exit_code == 0
 
 
 SHARE = """
