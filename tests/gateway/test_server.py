@@ -173,7 +173,7 @@ def test_stop_answers_those_who_wait() -> None:
 def test_only_loopback_without_a_token() -> None:
     plan = plan_of()
     gateway = Gateway(fabric_for(plan), lambda: {"sums": plan})
-    with pytest.raises(DataflowError, match="set a token"):
+    with pytest.raises(DataflowError, match="set DATAFLOW_TOKEN"):
         asyncio.run(serve(gateway, "0.0.0.0", 0, asyncio.Event()))
 
 
