@@ -217,7 +217,7 @@ class Node(Protocol):
 
 @dataclass(frozen=True)
 class Sides:
-    """What reached a gathering node from one fetched batch: a batch for each input port that got any rows.
+    """What reached a gathering node of some fetched records: a batch for each input port that got any rows.
 
     For `Out`, rows are counted over all sides: row i of side `port` is ``starts[port] + i``.
     """
@@ -244,9 +244,10 @@ class NodeClass(Protocol):
     flush()                      called before offsets of processed rows are committed: everything taken in must be
                                  durable when it returns
     gathers                      class attribute, True for a node that takes all its inputs at once: in place of
-                                 `process` it has ``gather(sides: Sides, out: Out)``, called when everything upstream
-                                 of it in the stage is over for a fetched batch. Whatever is not there by then, retries
-                                 included, was dropped, failed or sent another way
+                                 `process` it has ``gather(sides: Sides, out: Out)``, called with all there is of some
+                                 fetched records (rows of equal `Row.source`) when everything upstream of it in the
+                                 stage is over for them. Whatever is not there by then, retries included, was dropped,
+                                 failed or sent another way
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
     """
 

@@ -7,7 +7,7 @@ the same keys is held back until then: order per key is kept, and no other key w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -89,7 +89,7 @@ class Execution:
 
     def _run(self, work: _Work, now_ms: int) -> None:
         if work.node in self._program.gathering:
-            self._run_gathered(work)
+            self._run_gathered(work, now_ms)
             return
         runner = self._program.runners[work.node]
         result = runner.run(work.batch, work.port)
@@ -106,17 +106,30 @@ class Execution:
             if len(batch):
                 self._write(self._program.edges_of[work.node][port], batch)
 
-    def _run_gathered(self, work: _Work) -> None:
-        """Run a node on all its sides at once, when all that could still feed it is over."""
-        upstream = [w.due_ms for w in self._queue if w.node < work.node]  # nodes are in topological order
-        if upstream:
-            work.due_ms = min(upstream)
+    def _run_gathered(self, work: _Work, now_ms: int) -> None:
+        """Run a node on all its sides at once, for the records of which nothing is under way upstream any more.
+
+        Those of which something waits for a retry wait too, and those of their keys; no other record does.
+        """
+        upstream = [w for w in self._queue if w.node < work.node]  # nodes are in topological order
+        due_ms = min((w.due_ms for w in upstream), default=now_ms)
+        if upstream and due_ms <= now_ms:
+            work.due_ms = due_ms
             heappush(self._queue, work)
             return
-        runner = self._program.runners[work.node]
-        ports = sorted(self._sides[work.node].items())
-        sides = {port: _in_read_order(parts) for port, parts in ports}
-        del self._sides[work.node]
+        found = sorted(self._sides.pop(work.node).items())
+        sides = {port: _in_read_order(parts) for port, parts in found}
+        if upstream:
+            sides, waiting = _parted(sides, [row for w in upstream for row in self._rows_of(w)])
+            if waiting:
+                self._sides[work.node] = {port: [batch] for port, batch in waiting.items()}
+                work.due_ms = due_ms
+                heappush(self._queue, work)
+        if sides:
+            self._gather(work.node, sides)
+
+    def _gather(self, node: int, sides: Mapping[str, Batch]) -> None:
+        runner = self._program.runners[node]
         result = runner.gather(sides)
         rows = [row for batch in sides.values() for row in batch.rows]
         self._drop(result.dropped, rows, runner)
@@ -125,7 +138,18 @@ class Execution:
             self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name, loss.error))
         for port, batch in result.emitted:
             if len(batch):
-                self._write(self._program.edges_of[work.node][port], batch)
+                self._write(self._program.edges_of[node][port], batch)
+
+    def _rows_of(self, work: _Work) -> Iterator[Row]:
+        """Every row that waits with some work."""
+        if work.node in self._program.gathering:
+            for parts in self._sides[work.node].values():
+                for part in parts:
+                    yield from part.rows
+            return
+        yield from work.batch.rows
+        for _, batch in work.held:
+            yield from batch.rows
 
     def _drop(self, losses: list[Loss], rows: Sequence[Row], runner: NodeRunner) -> None:
         for loss in losses:
@@ -191,6 +215,22 @@ def _split(
         held.append((port, batch.take(np.flatnonzero(waits))))
         free.append((port, batch.take(np.flatnonzero(~waits))))
     return free, held
+
+
+def _parted(
+    sides: Mapping[str, Batch], under_way: Sequence[Row]
+) -> tuple[dict[str, Batch], dict[str, Batch]]:
+    """The sides of records that nothing is under way of, and those of records that must wait, or whose key must."""
+    sources = {row.source for row in under_way}
+    keys = {row.key for row in under_way} - {None}
+    ready, waiting = {}, {}
+    for port, batch in sides.items():
+        waits = np.array([row.source in sources or row.key in keys for row in batch.rows], dtype=bool)
+        if not waits.all():
+            ready[port] = batch.take(np.flatnonzero(~waits)) if waits.any() else batch
+        if waits.any():
+            waiting[port] = batch.take(np.flatnonzero(waits))
+    return ready, waiting
 
 
 def _merged(held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
