@@ -23,6 +23,8 @@ PRODUCER_QUEUE_KBYTES: Final = 32_768
 PRODUCER_QUEUE_RECORDS: Final = 100_000
 # Record value limit unless a contract says otherwise: Kafka's own default, less room for headers.
 MAX_RECORD_BYTES: Final = 1_000_000
+# ... and the most a contract may say: with its causes, its dead letter must still fit the broker's 16 MiB.
+MAX_RECORD_BYTES_DECLARED: Final = 15_000_000
 # Dead letters carry the original record and its causes on top.
 DEAD_LETTER_ROOM_BYTES: Final = 64 * 1024
 # Error text in headers and replies: enough for a cause, not for a dump.

@@ -23,6 +23,7 @@ from dataflow.transport.api import EARLIEST, LATEST, Fabric, Message
 READ_TIMEOUT_S = 15.0
 # How long a fingerprint that was not found is not asked for again.
 MISSING_S = 5.0
+MAX_MISSING = 1_000
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ def reader_codecs(schemas: SchemaStore, codec: str, schema: Schema) -> Callable[
                 return found[named]
         except CodecError:
             pass  # the two contracts cannot meet
+        if len(missing) >= MAX_MISSING:
+            missing.clear()  # a stranger who makes up fingerprints must not fill the memory
         missing[named] = time.monotonic()
         return None
 

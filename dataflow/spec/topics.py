@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from dataflow.core.errors import nearest
-from dataflow.core.limits import MAX_RECORD_BYTES
+from dataflow.core.limits import MAX_RECORD_BYTES, MAX_RECORD_BYTES_DECLARED
 from dataflow.core.schema import INTEGERS, Schema
 from dataflow.spec.fields import FIELD_NAME, FieldSpec, Strict, schema_of
 from dataflow.spec.problems import Fault, wrong
@@ -140,6 +140,11 @@ class TopicSpec(Document):
                 yield Fault(("fields", name, "event_time"), f"event_time: field '{name}' is no timestamp")
         for name in times[1:]:
             yield Fault(("fields", name, "event_time"), f"event_time: field '{times[0]}' is it already")
+        if self.max_record_bytes > MAX_RECORD_BYTES_DECLARED:
+            most = f"at most {MAX_RECORD_BYTES_DECLARED // 1_000_000}MB: its dead letter must fit too"
+            yield Fault(
+                ("max_record_bytes",), f"max_record_bytes: {self.max_record_bytes} bytes are too many", most
+            )
         if "compact" in self.cleanup and not self.key:
             yield Fault(("cleanup",), "a compacted topic needs a key", "e.g. key: id")
         kinds = [field.type.kind for field in self.schema()]

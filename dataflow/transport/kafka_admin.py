@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import confluent_kafka as ck
 from confluent_kafka.admin import (
@@ -21,11 +21,12 @@ from confluent_kafka.admin import (
 
 from dataflow.core.errors import TransportError
 from dataflow.transport.api import EARLIEST, LATEST, Position, TopicInfo
-from dataflow.transport.kafka_errors import GONE_ERRORS, translated
+from dataflow.transport.kafka_errors import GONE_ERRORS, SETTLING, translated
 
 log = logging.getLogger("dataflow.kafka")
 
 ADMIN_TIMEOUT_S: Final = 15.0
+Answer = TypeVar("Answer")
 
 
 class KafkaAdmin:
@@ -134,15 +135,31 @@ class KafkaAdmin:
         spec = OffsetSpec.earliest() if at == EARLIEST else OffsetSpec.latest()
         if at >= 0:
             spec = OffsetSpec.for_timestamp(at)
-        asked = self._client.list_offsets(
-            {ck.TopicPartition(*p): spec for p in positions}, request_timeout=ADMIN_TIMEOUT_S
-        )
-        found = {
-            (p.topic, p.partition): self._result(f, f"asking offsets of {p.topic}").offset
-            for p, f in asked.items()
-        }
+        places = {ck.TopicPartition(*p): spec for p in positions}
+        found = self._retried(lambda: self._list_offsets(places))
         late = [p for p, offset in found.items() if offset < 0]  # no record as young as that: the end
         return {**found, **(self.offsets(late, LATEST) if late else {})}
+
+    def _list_offsets(self, places: Mapping[ck.TopicPartition, OffsetSpec]) -> dict[Position, int]:
+        asked = self._client.list_offsets(dict(places), request_timeout=ADMIN_TIMEOUT_S)
+        return {
+            (p.topic, p.partition): self._result(future, f"asking offsets of {p.topic}").offset
+            for p, future in asked.items()
+        }
+
+    @staticmethod
+    def _retried(ask: Callable[[], Answer]) -> Answer:
+        """Ask again while a partition's leader is settling: the broker says so, and the client passes it on."""
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while True:
+            try:
+                return ask()
+            except TransportError as error:
+                cause = error.__cause__
+                settling = isinstance(cause, ck.KafkaException) and cause.args[0].code() in SETTLING
+                if not settling or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def group_offsets(self, group: str, positions: Sequence[Position]) -> dict[Position, int]:
         if not positions:

@@ -25,6 +25,13 @@ FENCED: Final = (
     ck.KafkaError.STALE_MEMBER_EPOCH,
     ck.KafkaError.FENCED_MEMBER_EPOCH,
 )
+# What a partition's leader says just after the topic was made, or while it moves.
+SETTLING: Final = (
+    ck.KafkaError.NOT_LEADER_FOR_PARTITION,
+    ck.KafkaError.LEADER_NOT_AVAILABLE,
+    ck.KafkaError.FENCED_LEADER_EPOCH,
+    ck.KafkaError.UNKNOWN_LEADER_EPOCH,
+)
 PASSING_ERRORS: Final = (
     ck.KafkaError._ALL_BROKERS_DOWN,
     ck.KafkaError._TRANSPORT,

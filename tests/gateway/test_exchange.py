@@ -16,7 +16,8 @@ from dataflow.gateway import exchange, replies
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.replies import Reply, ReplyReader
 from dataflow.transport.api import EARLIEST, Delivered, Header
-from dataflow.transport.memory import MemoryConsumer, MemoryFabric, MemoryMessage, MemoryProducer
+from dataflow.transport.memory import MemoryFabric
+from dataflow.transport.memory_log import MemoryConsumer, MemoryMessage, MemoryProducer
 from tests.gateway.fixtures import Responder, fabric_for, plan_of, talk, tensors
 
 INFER = "/v2/models/sums/infer"

@@ -12,9 +12,9 @@ from dataflow.codecs import codec_for
 from dataflow.core import headers, ids
 from dataflow.core.batch import Batch
 from dataflow.core.errors import GatewayError
+from dataflow.core.privacy import masked
 from dataflow.core.schema import Field, FieldType, Schema
 from dataflow.gateway.app import Gateway, GatewaySettings
-from dataflow.gateway.tap_events import masked
 from dataflow.gateway.taps import Start, parse_start
 from dataflow.planner.plan import Plan
 from dataflow.transport.api import EARLIEST, LATEST, Header

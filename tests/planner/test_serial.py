@@ -28,6 +28,6 @@ def test_what_is_read_back_is_equal_and_in_order(tmp_path: Path) -> None:
 def test_an_order_that_a_node_may_mean_is_part_of_the_version_and_others_are_not(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, ROUTE, registry=Registry.default(None))
     way = plan.nodes["way"]
-    turned = replace(way, settings=dict(reversed(way.settings.items())))
+    turned = replace(way, settings=dict(reversed(list(way.settings.items()))))
     assert digest(replace(plan, nodes={**plan.nodes, "way": turned})) != digest(plan)
-    assert digest(replace(plan, nodes=dict(reversed(plan.nodes.items())))) == digest(plan)
+    assert digest(replace(plan, nodes=dict(reversed(list(plan.nodes.items()))))) == digest(plan)
