@@ -25,7 +25,7 @@ FOLLOWED = [
     page
     for page in PAGES
     if page.name not in NOT_FOLLOWED
-    and page.parent.name != "reference"
+    and (page.parent.name != "reference" or page.name == "joins.md")  # the others are generated, or lists
     and any(b.language == "console" and not b.value("skip") for b in blocks_of(page))
 ]
 
