@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime
 import pytest
@@ -23,6 +27,8 @@ from dataflow.sdk import Fail
 from dataflow.testing import run_pipeline
 from pipelines.crops import crop, draw
 from pipelines.diamond import train, vote
+from tests.conftest import wait_for
+from tests.e2e.processes import Running
 
 ROOT = Path(__file__).parents[2]
 Column = np.ndarray[Any, np.dtype[Any]]
@@ -206,3 +212,63 @@ def test_forms_are_drawn_into_a_folder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(draw, "HELD_OUT", tmp_path / "none.parquet")
     with pytest.raises(ModelError, match="no file at"):
         draw.held_out()
+
+
+# --- on the real broker
+
+
+@pytest.fixture(scope="module")
+def door(made: Assembled, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """`dataflow up` over a copy of the examples, so that theirs is not disturbed."""
+    folder = tmp_path_factory.mktemp("flow")
+    shutil.copy(ROOT / "dataflow.yaml", folder)
+    for name in (
+        "topics/digits.yaml",
+        "topics/scans.yaml",
+        "pipelines/digits",
+        "pipelines/diamond",
+        "pipelines/crops",
+    ):
+        target = folder / name
+        target.parent.mkdir(exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target)
+        else:
+            shutil.copy(ROOT / name, target)
+    with Running(folder, "up", "--port", "0", "--ephemeral") as running:
+        running.shows("Ctrl-C")
+        address = str(json.loads((folder / ".dataflow/up.json").read_text())["gateway"])
+        wait_for(lambda: httpx.get(f"{address}/v2/health/ready").status_code == 200, "readiness")
+        with httpx.Client(base_url=address, timeout=60) as client:
+            yield client
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_a_caller_has_the_number_on_a_form(door: httpx.Client) -> None:
+    wrong = 0
+    for at, (data, number) in enumerate(draw.draw(12, seed=9)):
+        record = {"name": f"f{at}", "image": base64.b64encode(data).decode()}
+        response = door.post("/pipelines/crops", json=record)
+        assert response.status_code == 200, response.text
+        assert response.json()["name"] == f"f{at}"
+        assert len(response.json()["number"]) == len(number)
+        wrong += sum(a != b for a, b in zip(response.json()["number"], number, strict=True))
+    assert wrong <= 3
+    broken = door.post(
+        "/pipelines/crops", json={"name": "x", "image": base64.b64encode(b"no image").decode()}
+    )
+    assert broken.status_code >= 400
+    assert "no PNG or JPEG image" in broken.text
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_a_caller_is_answered_by_one_model_when_the_other_fails(door: httpx.Client) -> None:
+    images, labels = draw.held_out()
+    clear = door.post("/pipelines/diamond", json={"image": images[1].tolist()}).json()
+    assert (clear["digit"], clear["without"]) == (labels[1], [])
+    faint = door.post("/pipelines/diamond", json={"image": (images[1] // 3).tolist()})
+    assert faint.status_code == 200, faint.text
+    assert faint.json()["without"] == ["forest"]
+    assert faint.json()["agree"] is None
