@@ -66,7 +66,9 @@ def test_wheel_has_the_kinds_of_the_tree(installed: Path, tmp_path: Path) -> Non
     from dataflow.registry import Registry
 
     listed = json.loads(run(installed, tmp_path, "nodes", "--format", "json"))
-    assert sorted(k["name"] for k in listed["kinds"]) == sorted(k.name for k in Registry.default(None).kinds())
+    assert sorted(k["name"] for k in listed["kinds"]) == sorted(
+        k.name for k in Registry.default(None).kinds()
+    )
 
 
 def test_a_new_project_lints_and_tests(installed: Path, project: Path) -> None:

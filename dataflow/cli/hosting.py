@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -125,9 +126,16 @@ class Reloader:
 
     def _reload(self) -> None:
         from dataflow.control.assemble import assemble
+        from dataflow.observe.metrics import Metrics
 
         try:
             assembled = assemble(self._folder, environ=os.environ, on_build=show_build())
+            # Before anything changes: what lints may still not start, e.g. for an import that fails.
+            trial = replace(self._running.shop, registry=assembled.registry, metrics=Metrics())
+            for plan in assembled.plans:
+                served = self._running.plans.get(plan.pipeline)
+                if served is None or served.version != plan.version:
+                    trial.rehearse(plan)
             for plan in assembled.plans:
                 deploy_plan(self._fabric, plan, alter_topics=False)
         except (DataflowError, OSError) as error:  # OSError: a file that its editor is moving

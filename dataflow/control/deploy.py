@@ -105,7 +105,7 @@ def check_contracts(before: Plan, after: Plan) -> None:
     if faults:
         raise PlanError(
             f"pipeline '{after.pipeline}': the change breaks readers of its streams: " + "; ".join(faults),
-            hint="give the node another name, so that its stream is a new one",
+            hint="new fields must be nullable; or give the node (or the input's topic) another name: a new stream",
         )
 
 

@@ -86,6 +86,11 @@ class Host:
         states = [s.metrics.state for w in list(self._workers.values()) for s in w.stages.values()]
         return bool(states) and all(state == "running" for state in states)
 
+    def working(self, pipeline: str) -> bool:
+        """Whether all stages of a pipeline run, as far as this process runs them."""
+        worker = self._workers.get(pipeline)
+        return worker is None or all(s.metrics.state == "running" for s in worker.stages.values())
+
     def await_ready(self, timeout_s: float) -> bool:
         """Wait until every stage runs; False when one does not come up in time or stopped for good."""
         deadline = time.monotonic() + timeout_s
@@ -116,6 +121,7 @@ class Host:
             writer_of=self._writer_of,
             observe=self._observe,
             tracing=self.shop.tracing,
+            working=self.working,
         )
         self._gateway = gateway
         return gateway

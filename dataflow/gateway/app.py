@@ -77,6 +77,7 @@ class Gateway:
     graph      a JSON-able document; `metrics` the Prometheus text; both may take their time
     writer_of  the contract of a df-schema fingerprint, for taps of records of other versions
     observe    told of every request
+    working    whether a pipeline's stages run, where this process knows it: what does not work is not ready
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Gateway:
         writer_of: WriterOf | None = None,
         observe: Observe | None = None,
         tracing: Tracing | None = None,
+        working: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.settings = settings or GatewaySettings()
         self.exchange = Exchange(
@@ -104,6 +106,7 @@ class Gateway:
         self._writer_of = writer_of
         self._observe = observe
         self._tracing = tracing
+        self._working = working
         self._router = Router()
         self._budget = Budget()
         self._doors: dict[str, PipelineDoor] = {}
@@ -189,7 +192,7 @@ class Gateway:
         if handler == "live":
             return _json(200, {"live": True})
         if handler == "ready":
-            ready = self.exchange.healthy
+            ready = self.exchange.healthy and all(self._working(name) for name in self._plans())
             return _json(200 if ready else 503, {"ready": ready})
         if handler == "server":
             return _json(
@@ -206,7 +209,7 @@ class Gateway:
         if handler == "model":
             return _json(200, v2.metadata(door.name, door.version, door.request, door.answer))
         assert handler == "model_ready", handler
-        ready = self.exchange.healthy
+        ready = self.exchange.healthy and self._working(door.name)
         return _json(200 if ready else 503, {"name": door.name, "ready": ready})
 
     def door(self, name: str, wanted_version: str | None = None) -> PipelineDoor:

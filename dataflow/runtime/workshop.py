@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflow.codecs import Codec, codec_for
 from dataflow.core import headers, ids, limits
-from dataflow.core.errors import ModelError, PlanError
+from dataflow.core.errors import ModelError, NodeError, PlanError
 from dataflow.observe.metrics import Metrics
 from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TablePlan
@@ -64,6 +65,25 @@ class Workshop:
             [limits.COMMIT_INTERVAL_MS, *(getattr(n, "commit_every_ms", 0) for n in nodes.values())]
         )
         return StageParts(program, list(nodes.values()), tables, commit_ms)
+
+    def rehearse(self, plan: Plan) -> None:
+        """Build and open every node once, and close it: raises NodeError where a stage of this plan could not start.
+
+        Tables are empty meanwhile. User code is imported, models are loaded.
+        """
+        for stage in plan.stages:
+            parts = self.build(plan, stage)
+            with ExitStack() as stack:
+                stack.callback(parts.tables.close)
+                for name, node in zip(stage.nodes, parts.nodes, strict=True):
+                    stack.callback(getattr(node, "close", _nothing))
+                    try:
+                        getattr(node, "open", _nothing)()
+                    except Exception as error:
+                        reason = str(error) or type(error).__name__
+                        raise NodeError(
+                            f"node '{name}' of pipeline '{plan.pipeline}' does not start: {reason}"
+                        ) from error
 
     def _tables(self, plan: Plan, stage: StagePlan) -> dict[str, TablePlan]:
         return {t: plan.tables[t] for n in stage.nodes for t in plan.nodes[n].tables}
@@ -183,6 +203,10 @@ class Workshop:
             for name, info in topics.items()
             for partition in range(info.partitions)
         }
+
+
+def _nothing() -> None:
+    """What a node without open or close does."""
 
 
 def _constant(codec: Codec, origin: bytes) -> tuple[Header, ...]:

@@ -60,7 +60,8 @@ _CONSUMER: Final[dict[str, Any]] = {
     "fetch.queue.backoff.ms": 10,
     # Per partition; the default of 100,000 small records takes 60 MB and more for each.
     "queued.min.messages": limits.CONSUMER_QUEUE_RECORDS,
-    "fetch.message.max.bytes": 4 * 1024 * 1024,
+    # Of one partition at once, compressed: 4 MB of small records are 100,000 in hand, 60 MB and more per partition.
+    "fetch.message.max.bytes": 512 * 1024,
     "queued.max.messages.kbytes": limits.CONSUMER_QUEUE_KBYTES,
 }
 

@@ -53,6 +53,10 @@ def test_saved_changes_are_taken_over_and_broken_ones_are_not(
     save(node, "def (")
     up.shows(r"times\.py:1: not valid Python")
     assert answer() == 115.0
+    save(node, "import no_such_module\n" + TIMES)
+    up.shows(r"node 'times' of pipeline 'shown' does not start: .*no_such_module")
+    assert answer() == 115.0
+    assert door.get("/v2/models/shown/ready").json() == {"name": "shown", "ready": True}
     save(node, TIMES)
     save(yaml, SHOWN)
     wait_for(lambda: answer() == 6.0, "the first version to answer again")
