@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ import click
 
 from dataflow.cli.context import bootstrap_option, project_option
 from dataflow.cli.hosting import Reloader, cluster, console, deploy_plan, only_one, show_build, warn
+from dataflow.cli.process import calm_collector, few_arenas
 from dataflow.cli.status import STATE_FILE
 from dataflow.core.errors import DataflowError, TransportError
 
@@ -62,6 +62,7 @@ def up(
     from dataflow.control.assemble import assemble
     from dataflow.control.host import Host
 
+    few_arenas()
     _log_to_stderr()
     assembled = assemble(project, environ=os.environ, on_build=show_build())
     for problem in assembled.warnings:
@@ -78,7 +79,7 @@ def up(
             deploy_plan(fabric, plan, alter_topics=alter_topics)
         running = Host(_workshop(project, assembled.registry, fabric))
         stack.callback(running.stop)
-        _calm_collector()
+        calm_collector()
         running.run(assembled.plans)
         # The door opens on stages that run: nobody's first request waits for a group to form.
         running.await_ready(START_TIMEOUT_S)
@@ -99,11 +100,12 @@ def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...], metrics: s
     from dataflow.control.metrics_door import show_metrics
     from dataflow.registry import Registry
 
+    few_arenas()
     _log_to_stderr()
     stop = _stop_on_signals()
     fabric = connect(project, bootstrap, os.environ)
     running = Host(_workshop(project, Registry.default(project), fabric))
-    _calm_collector()
+    calm_collector()
     try:
         with show_metrics(metrics, running, os.environ) as url:
             if url:
@@ -126,6 +128,7 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
     from dataflow.registry import Registry
     from dataflow.spec import load_project
 
+    few_arenas()
     _log_to_stderr()
     door = _Door(load_project(project, environ=os.environ), host, port, None)
     door.reserve().close()  # an address that cannot be had is told now; until there are plans nobody is served
@@ -135,7 +138,7 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
     running = Host(_workshop(project, Registry(), fabric), work=False)
     follower = threading.Thread(target=_follow, args=(fabric, running, None, (), stop), daemon=True)
     follower.start()
-    _calm_collector()
+    calm_collector()
     try:
         _await_plans(running, stop)
         _serve(running, door, fabric.bootstrap, stop, None)
@@ -321,17 +324,6 @@ def _stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
     return stop
-
-
-def _calm_collector() -> None:
-    """Let Python look for cyclic garbage rarely, and never again among what is loaded now.
-
-    Records in flight are many small objects without cycles: by default the collector walks all that lives each time
-    they pile up, which took two thirds of the time of reading a batch.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
 
 
 def _log_to_stderr() -> None:

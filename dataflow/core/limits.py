@@ -16,8 +16,8 @@ COMMIT_INTERVAL_MS: Final = 100
 DRAIN_TIMEOUT_MS: Final = 10_000
 # librdkafka's queue of fetched records per consumer: the default of 64 MB is most of a worker's memory budget.
 CONSUMER_QUEUE_KBYTES: Final = 16_384
-# ... and so many records of one partition: 50 ms at full speed, where a fetch takes one.
-CONSUMER_QUEUE_RECORDS: Final = 10_000
+# ... and so many records of one partition: 10 ms at full speed, where a fetch takes one; each takes 0.7 kB on top.
+CONSUMER_QUEUE_RECORDS: Final = 2_000
 # librdkafka's queue of unsent records per producer: as above.
 PRODUCER_QUEUE_KBYTES: Final = 32_768
 PRODUCER_QUEUE_RECORDS: Final = 100_000

@@ -58,10 +58,11 @@ _CONSUMER: Final[dict[str, Any]] = {
     # A full queue is looked at again so soon: the default of a second starves us, and with 0 the client's own thread
     # spins, half a core that the work then lacks.
     "fetch.queue.backoff.ms": 10,
-    # Per partition; the default of 100,000 small records takes 60 MB and more for each.
+    # Of one partition; the default is 100,000.
     "queued.min.messages": limits.CONSUMER_QUEUE_RECORDS,
-    # Of one partition at once, compressed: 4 MB of small records are 100,000 in hand, 60 MB and more per partition.
-    "fetch.message.max.bytes": 512 * 1024,
+    # Of one partition at once, compressed: 4 MB of small records are 100,000 in hand, 60 MB and more of each partition.
+    # A larger record comes all the same.
+    "fetch.message.max.bytes": 128 * 1024,
     "queued.max.messages.kbytes": limits.CONSUMER_QUEUE_KBYTES,
 }
 
