@@ -26,6 +26,8 @@ BUDGET_MB: Final = 250.0
 FLAT: Final = 1.05
 PIPELINE: Final = "flight-delay"
 MONTH: Final = 1
+RECORDS = 1_000_000
+QUICK_RECORDS = 100_000
 _SHOWN: Final = 20
 
 Wire = list[tuple[bytes | None, bytes | None]]  # key, value
@@ -33,7 +35,7 @@ Wire = list[tuple[bytes | None, bytes | None]]  # key, value
 
 def run(cluster: Cluster, *, quick: bool) -> Outcome:
     """Feed as fast as the worker takes it; its size is looked at all the while."""
-    records = 100_000 if quick else 1_000_000
+    records = QUICK_RECORDS if quick else RECORDS
     plan = deployed(ROOT, cluster.fabric, (PIPELINE,))[PIPELINE]
     year = data.read_year((MONTH,))
     for name, table in plan.tables.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import memory
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.cluster import started
 from benchmarks.report import Outcome, Result, quantile, save
@@ -19,7 +20,10 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "sync-plain", "memory"])
-def test_it_measures_and_checks(name: str, bootstrap: str, tmp_path: Path) -> None:
+def test_it_measures_and_checks(
+    name: str, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "QUICK_RECORDS", 10_000)  # its size is not asked here
     with started(bootstrap) as cluster:
         outcome = BENCHMARKS[name](cluster, quick=True)
     document = json.loads(save(outcome, tmp_path, quick=True).read_text())
