@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dataflow.broker import Broker, BrokerSettings
 from dataflow.transport.kafka import KafkaFabric
 
+# Generous, because machines are shared: what takes seconds alone takes a minute beside others.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> object:
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 90.0) -> object:
     """Wait until `condition()` is truthy and return it; fail with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
