@@ -57,7 +57,7 @@ class Reply:
 
 @dataclass(eq=False, slots=True)
 class _InHand:
-    """A batch between fetch and commit."""
+    """A batch between fetch and the writing of its last output."""
 
     ticket: Ticket
     messages: Sequence[Message]
@@ -69,6 +69,16 @@ class _InHand:
     answers: dict[int, Reply] = field(default_factory=dict)  # by source index
     left: set[int] = field(default_factory=set)  # sources that went on to another stage of the answer's path
     refusals: list[Ended] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class _Sent:
+    """What is left of a batch whose outputs are on their way: its records and columns, the most of it, are let go."""
+
+    ticket: Ticket
+    barrier: Barrier
+    answers: Mapping[int, Reply]
+    refusals: Sequence[Ended]
 
 
 class Task:
@@ -91,8 +101,8 @@ class Task:
         self._passed: dict[Position, int] = {}
         self._backlog: deque[tuple[Position, Sequence[Message] | int]] = deque()
         self._running: _InHand | None = None
-        self._unacknowledged: deque[_InHand] = deque()
-        self._held_replies: list[_InHand] = []
+        self._unacknowledged: deque[_Sent] = deque()
+        self._held_replies: list[_Sent] = []
         self.offsets = OffsetTracker()
 
     @property
@@ -158,7 +168,7 @@ class Task:
         if hand.execution.over:
             self._settle(hand)
             self._running = None
-            self._unacknowledged.append(hand)
+            self._unacknowledged.append(_Sent(hand.ticket, hand.barrier, hand.answers, hand.refusals))
 
     def _execute(self, hand: _InHand, now_ms: int) -> None:
         tracing, plan = self._stage.tracing, self._stage.plan
@@ -296,7 +306,7 @@ class Task:
         for hand in held:
             self._answer(hand)
 
-    def _answer(self, hand: _InHand) -> None:
+    def _answer(self, hand: _InHand | _Sent) -> None:
         for reply in hand.answers.values():
             send_reply(self._replies, reply.row, reply.edge, reply.value, reply.fingerprint)
         for ended in hand.refusals:
