@@ -41,7 +41,9 @@ def match(sides: Sides, ports: Sequence[str]) -> Matched:
     present = [port for port in ports if port in sides.batches]
     first = sides.batches[present[0]].rows
     aligned = all(sides.batches[port].rows == first for port in present[1:])
-    if aligned and len(set(first)) == len(first):  # by identity: the usual case, and cheap
+    sources = [row.source for row in first]
+    in_order = sources == sorted(sources)
+    if aligned and in_order and len(set(first)) == len(first):  # by identity: the usual case, and cheap
         every = np.arange(len(first))
         none = np.full(len(first), -1, dtype=np.intp)
         positions = {port: every if port in sides.batches else none for port in ports}

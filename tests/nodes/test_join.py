@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -202,6 +202,7 @@ def test_aligned_sides_pass_their_columns_on_as_they_are() -> None:
 SOME = st.lists(st.integers(0, 5), unique=True, max_size=5)
 
 
+@example(left=[], right=[], third=[1, 0], how="outer", needed=set())  # one side alone, in another order
 @given(
     left=SOME,
     right=SOME,
