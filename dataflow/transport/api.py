@@ -37,7 +37,7 @@ Delivered = Callable[
 
 
 class Producer(Protocol):
-    """Idempotent, acks=all, partitioner murmur2_random."""
+    """acks=all, order kept, partitioner murmur2_random; idempotent unless made `single_flight` (see `Fabric`)."""
 
     def send(
         self,
