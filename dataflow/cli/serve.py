@@ -24,6 +24,7 @@ from dataflow.core.errors import DataflowError, TransportError
 
 if TYPE_CHECKING:
     from dataflow.control.host import Host
+    from dataflow.planner.plan import Plan
     from dataflow.registry import Registry
     from dataflow.runtime.workshop import Workshop
     from dataflow.spec import Project
@@ -188,11 +189,26 @@ def _workshop(project: Path, registry: Registry, fabric: KafkaFabric) -> Worksho
     return Workshop(project, registry, fabric, tracing=Tracing.from_environment(os.environ))
 
 
+def _workable(plan: Plan, running: Host, folder: Path, refused: dict[str, str]) -> bool:
+    """Whether this machine has what a plan was made of; a refusal is told once. What runs already goes on running."""
+    from dataflow.control.assemble import code_matches
+
+    served = running.plans.get(plan.pipeline)
+    if (served is not None and served.version == plan.version) or code_matches(folder, plan):
+        return True
+    if refused.get(plan.pipeline) != plan.version:
+        refused[plan.pipeline] = plan.version
+        warn(
+            f"pipeline '{plan.pipeline}' {plan.version}: the code or a model in '{folder}' is not what was planned; "
+            "this worker leaves it to others (bring the project's files up to date)"
+        )
+    return False
+
+
 def _follow(
     fabric: KafkaFabric, running: Host, folder: Path | None, pipelines: tuple[str, ...], stop: threading.Event
 ) -> None:
     """Keep `running` at the plans on the cluster. With a folder, only plans whose code is the one found there."""
-    from dataflow.control.assemble import code_matches
     from dataflow.control.deploy import read_plans
 
     refused: dict[str, str] = {}
@@ -205,15 +221,8 @@ def _follow(
             if stop.wait(FOLLOW_INTERVAL_S):
                 return
             continue
-        for plan in list(plans):
-            if folder is not None and not code_matches(folder, plan):
-                plans.remove(plan)
-                if refused.get(plan.pipeline) != plan.version:
-                    refused[plan.pipeline] = plan.version
-                    warn(
-                        f"pipeline '{plan.pipeline}' {plan.version}: the code or a model in '{folder}' is not what was "
-                        "planned; this worker leaves it to others (bring the project's files up to date)"
-                    )
+        if folder is not None:
+            plans = [plan for plan in plans if _workable(plan, running, folder, refused)]
         if not plans and not refused and not told:
             told = True
             console().print(f"waiting for {' and '.join(pipelines) or 'pipelines'}: not deployed yet")

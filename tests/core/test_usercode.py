@@ -238,7 +238,10 @@ class TestSignature:
             assert schema.describe() == expected
 
     def test_nothing_is_run(self, tmp_path: Path) -> None:
-        describe(tmp_path, "raise SystemExit('run')\ndef f(row): ...")
+        mark = tmp_path / "run"
+        found = describe(tmp_path, f"open({str(mark)!r}, 'w')\nraise SystemExit('run')\ndef f(row): ...")
+        assert not mark.exists()
+        assert found.ref == "code.f"
 
     @pytest.mark.parametrize(
         ("ref", "message"),
