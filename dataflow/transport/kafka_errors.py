@@ -29,6 +29,7 @@ FENCED: Final = (
 SETTLING: Final = (
     ck.KafkaError.NOT_LEADER_FOR_PARTITION,
     ck.KafkaError.LEADER_NOT_AVAILABLE,
+    ck.KafkaError._NOENT,  # "no leaders found": the client knows of none yet, after a broker came back
     ck.KafkaError.FENCED_LEADER_EPOCH,
     ck.KafkaError.UNKNOWN_LEADER_EPOCH,
 )
