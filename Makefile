@@ -15,7 +15,7 @@ help: ## show this
 
 # The stamp is older than what it depends on as soon as the lock changes.
 .venv/.synced: uv.lock pyproject.toml | $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --frozen --quiet --extra cpu --extra local --extra image
+	$(UV) sync --frozen --quiet --extra cpu --extra local --extra image --extra faust
 	@touch $@
 
 setup: .venv/.synced ## install everything, from the lock
