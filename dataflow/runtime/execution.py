@@ -46,6 +46,7 @@ class Program:
     edges_of: tuple[Mapping[str, str], ...]  # by node index: output port -> edge name
     seals: Mapping[str, Seal] = field(default_factory=dict)
     gathering: frozenset[int] = frozenset()  # indices of nodes that take all their inputs at once
+    fetched: frozenset[str] = frozenset()  # edges read from Kafka, also those that this stage itself writes
 
 
 @dataclass(order=True, slots=True)
@@ -163,7 +164,8 @@ class Execution:
             self.ended += ended
         if len(batch):
             self.written.append((edge, batch))
-            self._offer(edge, batch)
+            if edge not in self._program.fetched:  # a loop's records come round by way of Kafka
+                self._offer(edge, batch)
 
     def _fail(self, work: _Work, losses: list[Loss], runner: NodeRunner) -> list[int]:
         """End the rows that failed for good; the others, to be run again."""

@@ -144,6 +144,7 @@ class Workshop:
             tuple(plan.nodes[n].outputs for n in stage.nodes),
             {edge: writer.seal for edge, writer in writers.items()},
             frozenset(i for i, n in enumerate(stage.nodes) if self.registry.get(plan.nodes[n].kind).gathers),
+            frozenset(stage.reads),
         )
 
     def _intakes(self, plan: Plan, stage: StagePlan) -> dict[str, Intake]:
@@ -179,9 +180,12 @@ class Workshop:
             return takes.get(topic, limits.BROKER_RECORD_BYTES) - limits.OWN_HEADER_BYTES
 
         targets = [
-            Target(t, codec, edge.partitions, edge.max_record_bytes, room(t), _constant(codec, origin))
+            Target(
+                t, codec, edge.partitions, edge.max_record_bytes, room(t), _constant(codec, origin),
+                edge.key, edge.key_encoding,
+            )
             for t in edge.topics
-        ]
+        ]  # fmt: skip
         for copy in edge.publish:
             own = codec_for(copy.codec, copy.schema)
             targets.append(

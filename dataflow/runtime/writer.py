@@ -54,6 +54,7 @@ class Barrier:
 class Target:
     """A topic an edge is written to, under one codec. `key` fields make the key, () keeps the record's own.
 
+    A record whose key is made here is placed by it, not on the task's own partition: it may belong to another task.
     `max_bytes` bounds the value, `room_bytes` value, key and the headers that travel on: what the topic really takes.
     `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
     task's own partition, and nothing of a request goes along.
@@ -141,7 +142,7 @@ class EdgeWriter:
         if target.key:
             keys = encode_keys(batch.schema, target.key, batch.columns, len(batch), target.key_encoding)
         foreign = target.contract is not None
-        where = -1 if foreign else partition % target.partitions
+        where = -1 if foreign or target.key else partition % target.partitions
         requests = self._requests and not foreign
         size = 0
         topic, limit, constant = target.topic, target.max_bytes, target.constant
