@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,19 @@ from dataflow.core.schema import Column, Schema, column_of
 Header = tuple[str, bytes | None]  # Kafka allows a header without a value
 Indices = npt.NDArray[np.intp]
 
+# `Row.source` of a record that was not fetched with the batch in hand: below 0. UNPACKED is that of `unpack_row`.
+UNPACKED: Final = -1
+_MADE: Final = -(1 << 62)
+_AFTER_BITS: Final = 40
+
 
 class Row:
     """Identity of one record in flight. Shared between batches: never changed after it is made.
 
     id        canonical UUID text as ASCII bytes, the value of header ``df-id``
     key       the record key as bytes, None if it has none
-    source    index of the fetched record this row comes from, in the task's batch in hand
+    source    index of the fetched record this row comes from, in the task's batch in hand; below 0 for a record that was
+              made from state, see `made_source`
     carry     headers that travel on unchanged (trace context, the caller's id, the user's own)
     reply     value of header df-reply-to: who waits for the answer; b"" when nobody does
     deadline_ms   Unix time in ms after which nobody waits; 0 for none
@@ -148,6 +154,50 @@ class Batch:
         columns = {f.name: column_of(f.type, [r.get(f.name) for r in records]) for f in schema}
         made = [Row(f"{i:08x}-0000-7000-8000-000000000000".encode(), source=i) for i in range(len(records))]
         return Batch(schema, columns, rows if rows is not None else made)
+
+
+def pack_row(row: Row) -> dict[str, Any]:
+    """A row's identity as state can carry it; `unpack_row` gives it back."""
+    return {
+        "id": row.id,
+        "key": row.key,
+        "carry": [[name, value] for name, value in row.carry],
+        "reply": row.reply,
+        "deadline_ms": row.deadline_ms,
+        "attempt": row.attempt,
+        "parents": list(row.parents),
+    }
+
+
+def unpack_row(packed: Mapping[str, Any]) -> Row:
+    """The row of `pack_row`, of a record that was fetched at another time: its `source` is UNPACKED."""
+    return Row(
+        packed["id"],
+        packed["key"],
+        UNPACKED,
+        [(name, value) for name, value in packed["carry"]],
+        packed["reply"],
+        packed["deadline_ms"],
+        packed["attempt"],
+        tuple(packed["parents"]),
+    )
+
+
+def made_source(after: int, number: int) -> int:
+    """`Row.source` of a record made from state: below 0, another one for each `number`, growing in the order of making.
+
+    `after` is the `source` of the fetched record that caused it, -1 for none (a timer).
+    """
+    order = int(read_order(np.array([after]))[0])
+    return _MADE + ((order + 1) << _AFTER_BITS) + number % (1 << _AFTER_BITS)
+
+
+def read_order(sources: Indices) -> Indices:
+    """What to sort by to have rows in the order in which they were read: made ones after what caused them."""
+    made = sources < UNPACKED
+    if not made.any():
+        return sources
+    return np.where(made, ((sources - _MADE) >> _AFTER_BITS) - 1, sources)
 
 
 def to_list(column: Column) -> list[Any]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from dataflow.core.batch import Batch, Indices
+from dataflow.core.batch import Batch, Indices, Row
 from dataflow.core.errors import NodeError, nearest
 from dataflow.core.schema import Column
 
 UNTOUCHED, EMITTED, CONSUMED, DROPPED, FAILED = range(5)
 _NAMES: Final = ("untouched", "emitted", "consumed", "dropped", "failed")
 
+# Error of a row that a keyed node did not run because an earlier row of its key waits for its retry. Failed with this
+# error and `retryable`, a row is run again after that one, and it does not count as an attempt.
+BEHIND: Final = "Behind"
+
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """Records for one port: `columns` of length M, and for each the index of its parent row in the input batch."""
+    """Records for one port: `columns` of length M, and for each the index of its parent row in the input batch.
+
+    `made` are the identities of records that have no parent there (`Out.create`); `parents` then are what caused them.
+    """
 
     port: str
     columns: Mapping[str, Column]
@@ -26,6 +33,7 @@ class Emission:
     children: bool
     one_to_one: bool = False  # parents are 0..N-1
     reuse: Batch | None = None  # the columns are this batch's own: its wire bytes still hold
+    made: Sequence[Row] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,17 @@ class Loss:
     reason: str
     error: str = ""
     retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A row held earlier that ends now. `error` is "" for a drop; `record` are the fields of `port` to dead-letter."""
+
+    row: Row
+    reason: str
+    error: str = ""
+    record: Mapping[str, Any] | None = None
+    port: str = "in"
 
 
 class Out:
@@ -53,6 +72,8 @@ class Out:
         self.emissions: list[Emission] = []
         self.dropped: list[Loss] = []
         self.failed: list[Loss] = []
+        self.held: list[int] = []
+        self.endings: list[Ending] = []
 
     def emit(
         self,
@@ -68,24 +89,73 @@ class Out:
         0..N-1 (one to one). A record keeps its parent's id unless its parent is emitted more than once on the port
         or `children` is set: then each is a child with an id of its own. Passing a Batch emits its columns.
         """
-        if port not in self._ports:
-            raise NodeError(f"no output port '{port}'", hint=nearest(port, self._ports))
         whole = rows is None
         parents = np.arange(len(self._batch)) if rows is None else _indices(rows)
         reuse = columns if isinstance(columns, Batch) and not children else None
         data = columns.columns if isinstance(columns, Batch) else columns
-        for name, column in data.items():
-            if len(column) != len(parents):
-                raise NodeError(f"column '{name}' has {len(column)} rows where {len(parents)} are emitted")
+        self._check(port, data, len(parents))
         if whole and not self.state.any():
             self.state[:] = EMITTED  # the usual case: all rows, and nothing said of any before
         else:
             self._mark(parents, EMITTED)
         self.emissions.append(Emission(port, data, parents, children, whole, reuse))
 
+    def create(
+        self,
+        columns: Mapping[str, Column],
+        rows: Sequence[Row],
+        *,
+        port: str = "out",
+        after: Sequence[int] | Indices | None = None,
+    ) -> None:
+        """Emit M records made from state: `columns` hold arrays of length M, `rows` the identity of each.
+
+        The node gives the identity: an id that is the same whenever the record is made again (`ids.joined`), the key,
+        headers to carry, and who waits for an answer (`reply`, `deadline_ms`); `Row.source` is not looked at. `after[m]`
+        is the row of the batch that caused record m, which orders it among the others; None: no row did (a timer), or
+        all of them. No row of the batch is accounted for by this.
+        """
+        self._check(port, columns, len(rows))
+        causes = np.full(len(rows), -1, dtype=np.intp) if after is None else _indices(after)
+        if len(causes) != len(rows) or (causes >= len(self._batch)).any():
+            raise NodeError(
+                f"`after` names {len(causes)} rows for {len(rows)} records of a batch of {len(self._batch)}"
+            )
+        self.emissions.append(Emission(port, columns, causes, children=False, made=list(rows)))
+
+    def _check(self, port: str, columns: Mapping[str, Column], count: int) -> None:
+        if port not in self._ports:
+            raise NodeError(f"no output port '{port}'", hint=nearest(port, self._ports))
+        for name, column in columns.items():
+            if len(column) != count:
+                raise NodeError(f"column '{name}' has {len(column)} rows where {count} are emitted")
+
     def consume(self, rows: Sequence[int] | Indices | None = None) -> None:
-        """Take rows in with nothing to emit for them (a sink wrote them, a window holds them)."""
+        """Take rows in with nothing to emit for them (a sink wrote them). Who waits for one is told that it ended."""
         self._mark(np.arange(len(self._batch)) if rows is None else _indices(rows), CONSUMED)
+
+    def hold(self, rows: Sequence[int] | Indices | None = None) -> None:
+        """Take rows in; a record made from state later (`create`) answers who waits for them, or `end` tells them."""
+        indices = np.arange(len(self._batch)) if rows is None else _indices(rows)
+        self._mark(indices, CONSUMED)
+        self.held += indices.tolist()
+
+    def end(
+        self,
+        row: Row,
+        reason: str,
+        *,
+        error: str = "",
+        record: Mapping[str, Any] | None = None,
+        port: str = "in",
+    ) -> None:
+        """End a row that was held earlier (`unpack_row`), as dropped or, with `error`, as failed.
+
+        Who waits for it is told. A failure is dead-lettered: `record` are its fields as they came in on `port` (dict of
+        Python values), so that the letter holds the record as it was and can be redriven; without it the letter has
+        key and headers only.
+        """
+        self.endings.append(Ending(row, reason, error, record, port))
 
     def drop(self, rows: Iterable[int], reason: str) -> None:
         """End rows on purpose. `reason` is a short stable text: it labels a metric and is shown to a caller."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.core.batch import Batch, Encoded, Row, concatenate
+from dataflow.core.batch import (
+    UNPACKED,
+    Batch,
+    Encoded,
+    Row,
+    concatenate,
+    made_source,
+    pack_row,
+    read_order,
+    unpack_row,
+)
 from dataflow.core.errors import ContractError
 from dataflow.core.schema import FieldType, Schema
 
@@ -109,3 +120,22 @@ def test_what_a_node_sees_of_its_rows() -> None:
     assert (batch.ids, batch.keys, batch.attempts) == (["id"], [b"k"], [2])
     assert repr(batch.rows[0]) == "Row(id, key=b'k', source=0)"
     assert "n" not in batch
+
+
+def test_a_row_packs_into_what_state_carries_and_back() -> None:
+    row = Row(b"id", b"k", 7, [("trace", b"1"), ("none", None)], b"topic/0/r", 123, 2, (b"a", b"b"))
+    back = unpack_row(msgspec.msgpack.decode(msgspec.msgpack.encode(pack_row(row))))
+    for name in Row.__slots__:
+        if name != "source":
+            assert getattr(back, name) == getattr(row, name), name
+    assert back.source == UNPACKED
+
+
+def test_made_records_come_after_what_caused_them_and_in_the_order_of_making() -> None:
+    timed, first, second = made_source(-1, 5), made_source(3, 6), made_source(3, 7)
+    later = made_source(first, 8)  # made from a made one: caused by the same fetched record
+    assert len({timed, first, second, later}) == 4
+    assert max(timed, first, second, later) < UNPACKED
+    sources = np.array([4, 3, first, second, later, timed])
+    assert read_order(sources).tolist() == [4, 3, 3, 3, 3, -1]
+    assert np.argsort(np.array([timed, first, second, later])).tolist() == [0, 1, 2, 3]

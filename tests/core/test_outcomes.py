@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.core.batch import Batch
+from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import NodeError
-from dataflow.core.outcomes import CONSUMED, DROPPED, EMITTED, FAILED, UNTOUCHED, Out
+from dataflow.core.outcomes import CONSUMED, DROPPED, EMITTED, FAILED, UNTOUCHED, Ending, Out
 from dataflow.core.schema import Schema
 
 SCHEMA = Schema.of(n="int64")
@@ -124,3 +124,39 @@ def test_every_row_ends_exactly_once(endings: list[str]) -> None:
     ]  # fmt: skip
     assert sorted(ended) == list(range(len(endings)))
     assert UNTOUCHED not in out.state
+
+
+def test_created_records_account_for_no_row_and_carry_their_own_identity() -> None:
+    out = out_of(2)
+    row = Row(b"i", b"k", reply=b"r")
+    out.create({"n": np.zeros(1, np.int64)}, [row], after=[1])
+    assert out.emissions[0].made == [row]
+    assert out.emissions[0].parents.tolist() == [1]
+    assert out.state.tolist() == [UNTOUCHED, UNTOUCHED]
+
+
+def test_created_records_that_do_not_fit_are_refused() -> None:
+    out = out_of(1)
+    with pytest.raises(NodeError, match="2 rows where 1"):
+        out.create({"n": np.zeros(2, np.int64)}, [Row(b"i")])
+    with pytest.raises(NodeError, match="no output port 'sid'"):
+        out.create({"n": np.zeros(1, np.int64)}, [Row(b"i")], port="sid")
+    with pytest.raises(NodeError, match="names 1 rows for 1 records of a batch of 1"):
+        out.create({"n": np.zeros(1, np.int64)}, [Row(b"i")], after=[1])
+
+
+def test_held_rows_are_taken_in_and_told_apart_from_consumed_ones() -> None:
+    out = out_of(3)
+    out.hold([0, 2])
+    out.consume([1])
+    assert out.held == [0, 2]
+    assert out.state.tolist() == [CONSUMED] * 3
+    with pytest.raises(NodeError, match="already consumed"):
+        out.hold([0])
+
+
+def test_a_row_held_earlier_ends_with_what_its_letter_needs() -> None:
+    out = out_of(0)
+    row = Row(b"i")
+    out.end(row, "nobody came", error="Lonely", record={"n": 1}, port="left")
+    assert out.endings == [Ending(row, "nobody came", "Lonely", {"n": 1}, "left")]
