@@ -52,8 +52,17 @@ def assemble(
     Raises LintError with every problem, SpecError for an unknown pipeline, ModelError for a build that fails.
     """
     project = load_project(folder, environ=environ)
-    registry = Registry.default(folder)
-    chosen = tuple(pipelines) or tuple(project.pipelines)
+    return plan_all(project, Registry.default(folder), tuple(pipelines) or tuple(project.pipelines), on_build)
+
+
+def plan_all(
+    project: Project,
+    registry: Registry,
+    chosen: Iterable[str],
+    on_build: OnBuild = lambda _name, _line: None,
+) -> Assembled:
+    """Plans of the `chosen` pipelines of a loaded project. Raises as `assemble` does."""
+    chosen = tuple(chosen)
     built = build_models(project, _models_named(project, chosen), on_build)
     infos = Models(project, built)
     problems = lint(project, registry, infos)

@@ -114,7 +114,7 @@ def run_files(
     deploy(fabric, plan)
     for stream, source in tables.values():
         _feed(fabric, stream, source, report, lambda _count: None)
-    starts = _ends(fabric, [t for e in chosen for t in e.topics[:1]])
+    starts = ends_of(fabric, [t for e in chosen for t in e.topics[:1]])
     began_ms = int(time.time() * 1000)
     run = uuid.uuid4().hex[:12]
     worker = Worker(shop, [plan])
@@ -126,7 +126,7 @@ def run_files(
             _feed(
                 fabric, stream, source, report, lambda count: on_progress("sent", count, 0), f"{run}/{name}"
             )
-        _await_end(fabric, plan, worker, report.rows, on_progress)
+        await_end(fabric, plan, worker, report.rows, on_progress)
     finally:
         worker.stop()
     _write_answers(shop, plan, chosen, starts, run, out, form, report, row_numbers=row_numbers)
@@ -178,17 +178,21 @@ def _run_of(carried: Iterable[tuple[str, bytes]] | None) -> tuple[str, str, int]
 # ---------------------------------------------------------------- the end of it
 
 
-def _ends(fabric: Fabric, topics: Iterable[str]) -> dict[Position, int]:
+def ends_of(fabric: Fabric, topics: Iterable[str]) -> dict[Position, int]:
+    """Where the partitions of the topics that exist end now."""
     admin = fabric.admin()
     found = admin.describe(sorted(set(topics)))
     return admin.offsets([(n, p) for n, info in found.items() for p in range(info.partitions)], LATEST)
 
 
-def _await_end(fabric: Fabric, plan: Plan, worker: Worker, rows: int, on_progress: OnProgress) -> None:
-    """Wait until every stage, upstream ones first, has committed what was there for it."""
+def await_end(fabric: Fabric, plan: Plan, worker: Worker, rows: int, on_progress: OnProgress) -> None:
+    """Wait until every stage, upstream ones first, has committed what was there for it.
+
+    `rows` is how many were fed, for `on_progress`. Raises DataflowError if a stage fails.
+    """
     for stage in _in_order(plan):
         topics = [t for e in stage.reads for t in plan.edges[e].topics]
-        targets = _ends(fabric, topics)
+        targets = ends_of(fabric, topics)
         first = fabric.admin().offsets(list(targets), EARLIEST)
         size = sum(targets.values()) - sum(first.values())
         fed = any(not plan.edges[e].node for e in stage.reads)
@@ -250,7 +254,7 @@ def _write_answers(
     if row_numbers:
         schema = Schema((Field(ROW_FIELD, FieldType("int64")), *schema.without([ROW_FIELD])))
     found: list[tuple[str, int, int, Message]] = []
-    ends = _ends(shop.fabric, {t for t, _ in starts})
+    ends = ends_of(shop.fabric, {t for t, _ in starts})
     number = {e.topics[0]: i for i, e in enumerate(edges)}
     for messages in read_messages(shop.fabric, starts, ends):
         for message in messages:

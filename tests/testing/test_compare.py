@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflow.core.differences import path_text
 from dataflow.core.schema import FieldType, Schema
-from dataflow.testing.compare import compare_edges, explain, path_text
+from dataflow.testing.compare import compare_edges, explain
 
 SCHEMA = Schema.of(
     name="string",
