@@ -29,7 +29,9 @@ from pydantic import BaseModel, ConfigDict
 
 from dataflow.codecs.base import Decoded
 from dataflow.codecs.values import coerce_columns, coerce_records, conform
-from dataflow.core.batch import Batch, Row, concatenate, to_list
+from dataflow.core import ids
+from dataflow.core.batch import Batch, Row, concatenate, pack_row, to_list, unpack_row
+from dataflow.core.durations import Duration, Wait
 from dataflow.core.errors import (
     CodecError,
     ContractError,
@@ -40,7 +42,7 @@ from dataflow.core.errors import (
     nearest,
 )
 from dataflow.core.limits import MAX_ASYNC_CALLS
-from dataflow.core.outcomes import CONSUMED, Out
+from dataflow.core.outcomes import BEHIND, CONSUMED, Out
 from dataflow.core.schema import Column, Field, FieldType, Schema, column_of, empty_column
 from dataflow.core.usercode import (
     CallContext,
@@ -52,15 +54,19 @@ from dataflow.core.usercode import (
     signature_of,
 )
 from dataflow.expressions import Expression, parse_expression
+from dataflow.state.api import BEFORE_ALL_MS, KeyedState, Timer
+from dataflow.state.user import KeyedContext
 
 __all__ = [
-    "CONSUMED", "MAX_ASYNC_CALLS",
+    "BEFORE_ALL_MS", "BEHIND", "CONSUMED", "MAX_ASYNC_CALLS",
     "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
-    "Decoded", "Drop",
-    "Expression", "Fail", "Field", "FieldType", "Lease", "ModelError", "ModelInfo", "Node", "NodeClass",
-    "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out", "Retry", "Row", "Schema", "Settings", "Sides", "Table", "Tensor",
-    "UserCallable", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
-    "empty_column", "load_callable", "nearest", "node", "parse_expression", "signature_of", "table_of", "to_list",
+    "Decoded", "Drop", "Duration",
+    "Expression", "Fail", "Field", "FieldType", "KeyedContext", "KeyedState", "Lease", "ModelError", "ModelInfo", "Node",
+    "NodeClass", "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out", "Retry", "Row", "Schema", "Settings",
+    "Sides", "Table", "Tensor", "Timer", "UserCallable", "Wait",
+    "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
+    "empty_column", "ids", "load_callable", "nearest", "node", "pack_row", "parse_expression", "signature_of", "table_of",
+    "to_list", "unpack_row",
 ]  # fmt: skip
 
 Config = TypeVar("Config", bound="Settings")
@@ -249,6 +255,13 @@ class NodeClass(Protocol):
                                  stage is over for them. Whatever is not there by then, retries included, was dropped,
                                  failed or sent another way
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
+    keyed                        class attribute, True for a node with state and timers by record key (or attribute of the
+                                 instance, with a staticmethod `keyed_for(settings, folder)` where settings decide). It is
+                                 called with one more argument, the state of the node in the task at hand, and keeps
+                                 nothing of a task elsewhere: ``process(batch, out, port, state: KeyedState)``,
+                                 ``fire(timers: Sequence[Timer], out, state)`` when processing timers are due (`out` is
+                                 over an empty batch), and ``drain(out, state)``, if it has it, when all inputs of a
+                                 bounded run have ended
     """
 
     def __init__(self, settings: Any, context: NodeContext) -> None: ...
@@ -278,6 +291,13 @@ class NodeKind:
     def gathers(self) -> bool:
         """Whether it takes all its inputs at once (see `NodeClass`)."""
         return bool(getattr(self.target, "gathers", False))
+
+    def keyed_for(self, settings: Settings, folder: Path) -> bool:
+        """Whether it keeps state by record key under these settings. `folder` is the pipeline's; user code is read."""
+        decides = getattr(self.target, "keyed_for", None)
+        if decides is not None:
+            return bool(decides(settings, folder))
+        return bool(getattr(self.target, "keyed", False))
 
     @property
     def names_inputs(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -62,7 +62,9 @@ class UserCallable:
 
     array_wise     takes a Batch and returns columns; else one dict per row
     takes_out      array-wise with a second parameter `out: Out`, on which it accounts for every row itself
-    takes_context  has a parameter `context` (a `CallContext` per row)
+    takes_context  has a parameter `context` (a `CallContext` per row, or a `KeyedContext`)
+    keyed          that parameter is annotated `KeyedContext`: it has state and timers by record key
+    methods        names of the methods of a class, () for a function
     parameters     names that `arguments` may set (of `__init__` for a class), and which of them have no default
     """
 
@@ -78,12 +80,14 @@ class UserCallable:
     required: tuple[str, ...]
     takes_any: bool
     returns: Returns
+    keyed: bool = False
+    methods: tuple[str, ...] = ()
 
 
-def signature_of(folder: Path, ref: str) -> UserCallable:
+def signature_of(folder: Path, ref: str, methods: Sequence[str] = ("process", "__call__")) -> UserCallable:
     """Describe the function or class `ref` without running anything of its module.
 
-    Raises ContractError at ("with", "call") for what does not exist, naming the nearest, and for invalid Python.
+    `methods` are those that a class may have as its function, best first; the others are listed only. Raises ContractError at ("with", "call") for what does not exist, naming the nearest, and for invalid Python.
     """
     file, module, name = find_callable(folder, ref)
     roots = (folder.resolve(), project_root(folder))
@@ -101,7 +105,7 @@ def signature_of(folder: Path, ref: str) -> UserCallable:
         )
     source, definition = found
     if isinstance(definition, ast.ClassDef):
-        return _describe_class(ref, source, definition)
+        return _describe_class(ref, source, definition, methods)
     if not isinstance(definition, _Function):
         raise ContractError(
             f"'{ref}': {source.place(definition)} defines no function or class",
@@ -115,18 +119,22 @@ def signature_of(folder: Path, ref: str) -> UserCallable:
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def _describe_class(ref: str, source: Source, definition: ast.ClassDef) -> UserCallable:
+def _describe_class(
+    ref: str, source: Source, definition: ast.ClassDef, wanted: Sequence[str]
+) -> UserCallable:
     methods = {m.name: m for m in definition.body if isinstance(m, _Function)}
-    method = methods.get("process") or methods.get("__call__")
+    method = next((methods[name] for name in wanted if name in methods), None)
     if method is None:
+        named = " or ".join(f"'{name}'" for name in wanted)
         raise ContractError(
-            f"'{ref}': {source.place(definition)}: class {definition.name} has no method 'process' or '__call__'",
+            f"'{ref}': {source.place(definition)}: class {definition.name} has no method {named}",
             path=CALL_PATH,
-            hint=nearest("process", methods),
+            hint=nearest(wanted[0], methods),
         )
     init = methods.get("__init__")
     own = _parameters(init)[1:] if init is not None else _fields(source, definition)
-    return _describe(ref, source, definition, method, own, skip=2, init=init)
+    described = _describe(ref, source, definition, method, own, skip=2, init=init)
+    return replace(described, methods=tuple(methods))
 
 
 def _fields(source: Source, definition: ast.ClassDef) -> list[tuple[str, bool]]:
@@ -163,6 +171,7 @@ def _describe(
     second = positional[skip] if len(positional) > skip else None
     takes_out = array_wise and second is not None and is_named(second.annotation, source, "Out")
     context = not array_wise and any(name == "context" for name, _ in _parameters(function))
+    keyed = _keyed_parameter(ref, source, function, array_wise)
     reserved = {"context"} if context else set()
     if takes_out and second is not None:
         reserved.add(second.arg)
@@ -183,7 +192,36 @@ def _describe(
         required=tuple(name for name, needed in settable if needed),
         takes_any=catcher is not None and catcher.args.kwarg is not None,
         returns=returns_of(function.returns, source, f"{source.place(function)}: {function.name}"),
+        keyed=keyed,
     )
+
+
+def _keyed_parameter(
+    ref: str, source: Source, function: ast.FunctionDef | ast.AsyncFunctionDef, array_wise: bool
+) -> bool:
+    """Whether a function asks for state: by a parameter `context` annotated `KeyedContext`."""
+    arguments = function.args
+    asking = [
+        p.arg
+        for p in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+        if is_named(p.annotation, source, "KeyedContext")
+    ]
+    if not asking:
+        return False
+    where = f"'{ref}': {source.place(function)}: {function.name}"
+    if array_wise:
+        raise ContractError(
+            f"{where} takes a batch, and state is of one key",
+            path=CALL_PATH,
+            hint="write a function of one row: its first parameter a dict",
+        )
+    if asking != ["context"]:
+        raise ContractError(
+            f"{where}: the parameter '{asking[0]}' is a KeyedContext",
+            path=CALL_PATH,
+            hint="call it 'context'",
+        )
+    return True
 
 
 def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[tuple[str, bool]]:

@@ -7,8 +7,14 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from dataflow.core.durations import DURATION_HINT, DURATION_PART, MS_BY_UNIT, duration_ms
+from dataflow.core.durations import DURATION_PART, MS_BY_UNIT, Duration, Wait, positive_ms
+from dataflow.core.durations import wait_ms as parse_duration_ms
 from dataflow.spec.problems import wrong
+
+__all__ = [
+    "Duration", "Rate", "Retention", "Size", "Wait", "format_duration_ms", "parse_duration_ms", "parse_rate",
+    "parse_retention_ms", "parse_size_bytes", "positive_ms",
+]  # fmt: skip
 
 FOREVER: Final = -1
 
@@ -22,24 +28,9 @@ _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)")
 SIZE_HINT: Final = "e.g. 64KiB, 10MB, 1GB"
 
 
-def parse_duration_ms(value: object) -> int:
-    """Milliseconds of ``1h30m``; a number without a unit is refused because nobody agrees on what it means."""
-    try:
-        return duration_ms(value)
-    except ValueError as error:
-        raise wrong(str(error), DURATION_HINT) from None
-
-
 def parse_retention_ms(value: object) -> int:
     """A duration, or ``forever`` (-1, Kafka's own word for it)."""
     return FOREVER if value == "forever" else positive_ms(value)
-
-
-def positive_ms(value: object) -> int:
-    found_ms = parse_duration_ms(value)
-    if found_ms == 0:
-        raise wrong(f"a duration of zero is not possible here, not {value!r}", DURATION_HINT)
-    return found_ms
 
 
 def parse_size_bytes(value: object) -> int:
@@ -72,16 +63,18 @@ def format_duration_ms(value_ms: int) -> str:
     return f"{value_ms // MS_BY_UNIT[unit]}{unit}"
 
 
-def _text(pattern: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
-
-
-Wait = Annotated[int, BeforeValidator(parse_duration_ms), _text(rf"^({DURATION_PART})+$", "500ms")]
-Duration = Annotated[int, BeforeValidator(positive_ms), _text(rf"^({DURATION_PART})+$", "2s")]
-Retention = Annotated[int, BeforeValidator(parse_retention_ms), _text(rf"^(({DURATION_PART})+|forever)$", "7d")]
+Retention = Annotated[
+    int,
+    BeforeValidator(parse_retention_ms),
+    WithJsonSchema({"type": "string", "pattern": rf"^(({DURATION_PART})+|forever)$", "examples": ["7d"]}),
+]
 Size = Annotated[
     int,
     BeforeValidator(parse_size_bytes),
     WithJsonSchema({"type": ["string", "integer"], "examples": ["1GB"], "minimum": 1}),
 ]
-Rate = Annotated[float, BeforeValidator(parse_rate), _text(_RATE.pattern, "100/s")]
+Rate = Annotated[
+    float,
+    BeforeValidator(parse_rate),
+    WithJsonSchema({"type": "string", "pattern": _RATE.pattern, "examples": ["100/s"]}),
+]
