@@ -66,6 +66,10 @@ class KeyedState(Protocol):
         """Take the next event timer that the watermark has reached, in the order of `Timer`."""
         ...
 
+    def next_event_ms(self) -> int | None:
+        """When the next event timer is due, by the watermark; None if there is none."""
+        ...
+
     def savepoint(self) -> int:
         """A mark to roll back to; valid until the engine's next call of the node."""
         ...
