@@ -72,6 +72,10 @@ class NodeError(DataflowError):
     """A node broke its contract, e.g. did not account for a row."""
 
 
+class StateError(DataflowError):
+    """Keyed state cannot be read or kept: a record of a changelog that is none, a local file that failed."""
+
+
 class TransportError(DataflowError):
     """The broker refused, is away, or a topic is not what it should be."""
 

@@ -68,3 +68,24 @@ MAX_YAML_BYTES: Final = 1_000_000
 # Nesting and values (aliases expanded) of one declaration file: against files made to exhaust memory.
 MAX_YAML_DEPTH: Final = 50
 MAX_YAML_VALUES: Final = 100_000
+# One entry of keyed state, key and value: it is a record of the changelog topic, of Kafka's default size.
+MAX_STATE_RECORD_BYTES: Final = MAX_RECORD_BYTES
+# Entries of one key given at once: a fan-out of 10,000 and room; a list without an end belongs in keys of its own.
+MAX_STATE_ITEMS: Final = 100_000
+# Changed state that waits for a commit, per task: more is committed before the interval is over.
+MAX_STATE_PENDING_BYTES: Final = 8 * 1024 * 1024
+# Committed changes go to the local file so many at once ([measured] 4,096 random keys take ~20 ms), or so often: a hot
+# key is written once, and a start reads no more than this again.
+STATE_SAVE_ENTRIES: Final = 4_096
+STATE_SAVE_INTERVAL_MS: Final = 1_000
+# Entries of state kept decoded-ready in memory, per task; the rest is in the file's page cache.
+MAX_STATE_CACHE_BYTES: Final = 4 * 1024 * 1024
+# Timers read ahead from the file at once, and held in memory per node and clock before the far ones are let go.
+STATE_TIMERS_AHEAD: Final = 256
+MAX_STATE_TIMERS_HELD: Final = 16_384
+# Entries whose time to live is over are gone for readers at once; they are removed this late, and so many at once.
+STATE_EXPIRY_DELAY_MS: Final = 1_000
+MAX_STATE_EXPIRED: Final = 1_000
+# A local file not in use for longer is read from the changelog anew: Kafka keeps tombstones 24 h, then the file would
+# keep what was deleted meanwhile.
+MAX_STATE_FILE_AGE_MS: Final = 12 * 3_600_000
