@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from dataflow.core import limits
 from dataflow.core.errors import PlanError
@@ -22,6 +22,7 @@ from dataflow.planner.plan import (
 )
 from dataflow.planner.resolved import Resolved, ResolvedNode
 from dataflow.planner.serial import digest
+from dataflow.planner.stages import Stages, cut_into_stages, stage_faults
 from dataflow.planner.tables import ResolvedTable
 from dataflow.spec import PipelineSpec, TopicSpec
 from dataflow.spec.loader import Project
@@ -121,8 +122,11 @@ def _edges(
             resolved_edge.schema,
             resolved_edge.codec,
             resolved_edge.partitions,
+            resolved_edge.key,
+            resolved_edge.key_encoding,
             node=resolved_edge.producer,
             write=write,
+            open=resolved_edge.open,
             publish=tuple(published.get(name, ())),
         )
     return made
@@ -156,156 +160,55 @@ def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
 def _stages(
     resolved: Resolved, edges: Mapping[str, EdgePlan], answer: AnswerPlan | None
 ) -> tuple[StagePlan, ...]:
-    spec = resolved.spec
-    on_path = _on_path(resolved, answer)
-    groups = _Groups(resolved.nodes)
-    for node in resolved.nodes.values():
-        for edge in _read_by(node):
-            producer = resolved.edges[edge].producer
-            if producer is not None and _fusible(resolved, producer, node.name, on_path):
-                groups.join(producer, node.name)
-            if producer is None and node.name in on_path and not spec.nodes[node.name].isolate:
-                # All that an answer needs of one input is read once, by one stage.
-                for other in resolved.nodes.values():
-                    together = other.name in on_path and not spec.nodes[other.name].isolate
-                    if together and edge in _read_by(other):
-                        groups.join(other.name, node.name)
-    stage_of = {n.name: groups.find(n.name) for n in resolved.nodes.values()}
-    _check_cuts(resolved, edges, stage_of)
-    for node in resolved.nodes.values():
-        if node.kind.gathers:
-            _check_sides(resolved, node, stage_of)
-    made = []
-    for leader in dict.fromkeys(stage_of[n.name] for n in resolved.nodes.values()):
-        members = [n for n in resolved.nodes.values() if stage_of[n.name] == leader]
-        made.append(_stage(resolved, edges, answer, members, on_path))
-    return tuple(made)
+    stages = cut_into_stages(resolved)
+    for fault in stage_faults(stages):
+        if fault.severity == "error":
+            raise PlanError(fault.message, hint=fault.hint)
+    return tuple(_stage(stages, edges, answer, name) for name in stages.names)
 
 
-def _on_path(resolved: Resolved, answer: AnswerPlan | None) -> set[str]:
-    """Nodes that a waiting caller (else: an output, else: anybody) depends on."""
-    spec = resolved.spec
-    targets: Iterable[str] = answer.edges if answer is not None else spec.outputs.values()
-    wanted = [p for e in targets if (p := resolved.edges[e].producer) is not None]
-    if not wanted:
-        return {n.name for n in resolved.nodes.values()}
-    found: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found.add(name)
-            producers = (resolved.edges[e].producer for e in _read_by(resolved.nodes[name]))
-            wanted.extend(p for p in producers if p is not None)
-    return found
-
-
-def _fusible(resolved: Resolved, producer: str, consumer: str, on_path: set[str]) -> bool:
-    nodes = resolved.nodes
-    spec = resolved.spec
-    if spec.nodes[producer].isolate or spec.nodes[consumer].isolate or nodes[producer].kind.source:
-        return False
-    return (producer in on_path) == (consumer in on_path)
-
-
-def _check_cuts(resolved: Resolved, edges: Mapping[str, EdgePlan], stage_of: Mapping[str, str]) -> None:
-    for node in resolved.nodes.values():
-        for name in _read_by(node):
-            producer = resolved.edges[name].producer
-            if producer is not None and stage_of[producer] != stage_of[node.name] and not edges[name].write:
-                raise PlanError(
-                    f"edge '{name}' of pipeline '{resolved.spec.name}' is `write: off`, but stage '{node.name}' reads it",
-                    hint="write it, or keep both nodes in one stage",
-                )
-
-
-def _check_sides(resolved: Resolved, node: ResolvedNode, stage_of: Mapping[str, str]) -> None:
-    """A node that gathers does so within one fetched batch: all its sides must come of one stream its stage reads."""
-    roots: set[str] = set()
-    wanted = _read_by(node)
-    while wanted:
-        edge = wanted.pop()
-        producer = resolved.edges[edge].producer
-        if producer is None or stage_of[producer] != stage_of[node.name]:
-            roots.add(edge)
-        else:
-            wanted += _read_by(resolved.nodes[producer])
-    if len(roots) > 1:
-        raise PlanError(
-            f"node '{node.name}' of pipeline '{resolved.spec.name}' gathers the branches of one record, but its sides come of "
-            f"different streams: {', '.join(sorted(roots))}",
-            hint="let them branch off one edge, all in one stage (no `isolate` in between)",
-        )
-
-
-def _stage(
-    resolved: Resolved,
-    edges: Mapping[str, EdgePlan],
-    answer: AnswerPlan | None,
-    members: Sequence[ResolvedNode],
-    on_path: set[str],
-) -> StagePlan:
-    names = {n.name for n in members}
-    reads = {e: None for n in members for e in _read_by(n) if resolved.edges[e].producer not in names}
+def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | None, name: str) -> StagePlan:
+    resolved = stages.resolved
+    members = [resolved.nodes[n] for n in stages.members(name)]
+    reads = stages.reads(name)
     own = [e for n in members for e in n.outputs.values()]
-    first = members[0]
-    path = first.name in on_path
-    main = path and not resolved.spec.nodes[first.name].isolate and not first.kind.source
+    path = name in stages.on_path
     leaves = [
         e
         for e in own
         if answer is not None
         and any(
-            n.name in on_path and n.name not in names and e in _read_by(n) for n in resolved.nodes.values()
+            e in resolved.read_by(n) and stages.fetches(n, e) for n in resolved.nodes if n in stages.on_path
         )
     ]
-    name = first.name
     return StagePlan(
         name=name,
         group=f"dataflow.{resolved.spec.name}.{name}",
-        reads=tuple(reads),
+        reads=reads,
         nodes=tuple(n.name for n in members),
-        reason=_reason(resolved, first, main=main, path=path),
-        partitions=max((edges[e].partitions for e in (*reads, *own)), default=1),
+        reason=_reason(stages, name),
+        partitions=max((edges[e].partitions for e in reads or own), default=1),
         answers=tuple(e for e in own if answer is not None and e in answer.edges),
         leaves=tuple(leaves),
         on_answer_path=path and answer is not None,
-        source=first.kind.source,
+        source=members[0].kind.source,
     )
 
 
-def _reason(resolved: Resolved, first: ResolvedNode, *, main: bool, path: bool) -> str:
-    if first.kind.source:
+def _reason(stages: Stages, name: str) -> str:
+    resolved = stages.resolved
+    if resolved.nodes[name].kind.source:
         return "it feeds the pipeline from outside Kafka"
-    if resolved.spec.nodes[first.name].isolate:
-        return f"node '{first.name}' is declared `isolate: true`"
-    if not path:
+    if resolved.spec.nodes[name].isolate:
+        return f"node '{name}' is declared `isolate: true`"
+    if name not in stages.on_path:
         return "not on the path to an answer: it must never slow or fail a request"
-    return (
-        "all that an answer waits for"
-        if main and resolved.spec.answer
-        else "connected nodes share one process"
-    )
-
-
-def _read_by(node: ResolvedNode) -> list[str]:
-    return [e for edges in node.inputs.values() for e in edges]
-
-
-class _Groups:
-    """Union-find over node names; the first name in order leads."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._order = {n: i for i, n in enumerate(names)}
-        self._parent = {n: n for n in self._order}
-
-    def find(self, name: str) -> str:
-        while self._parent[name] != name:
-            name = self._parent[name]
-        return name
-
-    def join(self, one: str, other: str) -> None:
-        leader, follower = sorted((self.find(one), self.find(other)), key=self._order.__getitem__)
-        self._parent[follower] = leader
+    members = stages.members(name)
+    for edge in stages.reads(name):
+        found = resolved.edges[edge]
+        if found.cut and found.producer not in members:
+            return f"it reads '{edge}' from Kafka: {found.cut}"
+    return "all that an answer waits for" if resolved.spec.answer else "connected nodes share one process"
 
 
 # ---------------------------------------------------------------- topics

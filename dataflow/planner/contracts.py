@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from dataflow.core.schema import Schema
+from dataflow.core.schema import INTEGERS, Schema
+from dataflow.sdk import NodeKind, Settings
+
+
+@dataclass(frozen=True)
+class Repartition:
+    """How a node's records are keyed anew; no `key`: they stay as they are. 0 partitions: as many as its input."""
+
+    key: tuple[str, ...] = ()
+    encoding: str = ""
+    partitions: int = 0
+
+
+def repartition_of(kind: NodeKind, settings: Settings) -> Repartition:
+    """What a kind says by its static method ``repartition(settings) -> (key, encoding, partitions)``."""
+    said = getattr(kind.target, "repartition", None)
+    return Repartition(*said(settings)) if said is not None else Repartition()
+
+
+def default_encoding(schema: Schema, key: tuple[str, ...]) -> str:
+    """The encoding of a key whose contract names none, as for a topic (see `spec.topics`); "" without a key."""
+    if len(key) != 1:
+        return "composite" if key else ""
+    kind = schema[key[0]].type.kind
+    return "bytes" if kind == "bytes" else "int64" if kind in (*INTEGERS, "timestamp") else "string"
 
 
 def labelled(schema: Schema, labels: Mapping[str, str]) -> Schema:

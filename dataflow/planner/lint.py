@@ -12,6 +12,7 @@ from dataflow.core.errors import nearest
 from dataflow.core.schema import Schema
 from dataflow.planner.resolve import Models, Resolved, resolve
 from dataflow.planner.resolved import ResolvedEdge, ResolvedNode
+from dataflow.planner.stages import cut_into_stages, stage_faults
 from dataflow.registry import Registry
 from dataflow.spec import Fault, Problem, Project, TopicSpec
 from dataflow.spec.problems import YamlPath
@@ -35,7 +36,8 @@ def lint(project: Project, registry: Registry, models: Models | None = None) -> 
 def check(project: Project, resolved: Resolved) -> list[Problem]:
     """All problems of one resolved pipeline, those found by `resolve` included."""
     faults = [
-        *_version_faults(resolved),
+        *_shape_faults(resolved),
+        *_open_faults(resolved),
         *_output_faults(project, resolved),
         *_answer_faults(resolved),
         *_codec_faults(resolved),
@@ -47,25 +49,23 @@ def check(project: Project, resolved: Resolved) -> list[Problem]:
     return sorted(found | set(resolved.problems))
 
 
-def _version_faults(resolved: Resolved) -> Iterator[Fault]:
-    if resolved.spec.delivery == "exactly_once":
-        yield from _exactly_once_faults(resolved)
+def _shape_faults(resolved: Resolved) -> Iterator[Fault]:
     if not resolved.spec.nodes and not resolved.declared.left_out:
         yield Fault(("nodes",), "a pipeline needs a node", "nodes: {name: {use: KIND, from: INPUT}}")
+    if not resolved.failed:  # a graph with holes has other stages than the one that is meant
+        yield from stage_faults(cut_into_stages(resolved))
 
 
-def _exactly_once_faults(resolved: Resolved) -> Iterator[Fault]:
-    """One task owns one partition number of all inputs: that needs equal counts."""
-    counts = {
-        name: resolved.edges[name].partitions for name in resolved.spec.inputs if name in resolved.edges
-    }
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-        yield Fault(
-            ("delivery",),
-            f"exactly_once needs inputs of equal partitions: {said}",
-            "declare equal `partitions`, or one pipeline for each input",
-        )
+def _open_faults(resolved: Resolved) -> Iterator[Fault]:
+    """Which topics outsiders may write to: to be known, if only once a review."""
+    for edge in resolved.edges.values():
+        if edge.open and resolved.spec.nodes[str(edge.producer)].write == "on":
+            message = (
+                f"outsiders may write to topic '{resolved.spec.name}.{edge.name}': what they write is processed as "
+                "this pipeline's own"
+            )
+            hint = "`dataflow plan` lists the right to give them"
+            yield Fault(("nodes", str(edge.producer), "open"), message, hint, "warning")
 
 
 def _output_faults(project: Project, resolved: Resolved) -> Iterator[Fault]:

@@ -53,8 +53,10 @@ class Publication:
 class EdgePlan:
     """One stream. `topics` are what a tap reads; the first is where the engine writes (inputs: nobody of ours does).
 
-    key    fields that make the record key; () keeps the parent record's key
+    key    fields that make the record key; () keeps the parent record's key. An edge of a node that has one is keyed
+           anew: its records are placed by it, not on the partition of the task that writes them
     node   the node that makes it; "" for an input
+    open   others may write to its topic too
     write  False when the pipeline declares the edge `write: off`: then `topics` is empty
     """
 
@@ -69,6 +71,7 @@ class EdgePlan:
     write: bool = True
     max_record_bytes: int = MAX_RECORD_BYTES
     publish: tuple[Publication, ...] = ()
+    open: bool = False
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,8 @@ def _edges(plan: Plan) -> Iterator[str]:
 def _edge(edge: EdgePlan) -> Iterator[tuple[str, str]]:
     yield "from", f"node {edge.node}" if edge.node else "topics of others and requests"
     yield "tap", ", ".join(edge.topics) if edge.topics else "not written"
+    if edge.open:
+        yield "open", "outsiders may write to it, by its contract"
     for copy in edge.publish:
         yield "copy", f"{copy.topic} ({copy.codec})"
     key = f"{', '.join(edge.key)} ({edge.key_encoding})" if edge.key else "that of the record it comes from"

@@ -23,7 +23,13 @@ from dataflow.core.errors import (
     nearest,
 )
 from dataflow.core.schema import Schema
-from dataflow.planner.contracts import difference_of, labelled
+from dataflow.planner.contracts import (
+    Repartition,
+    default_encoding,
+    difference_of,
+    labelled,
+    repartition_of,
+)
 from dataflow.planner.graph import edge_name, in_order
 from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.tables import ResolvedTable, resolve_table
@@ -246,13 +252,20 @@ class _Resolving:
             self._failed.update(names.values())
             return None
         feeding = [self._edges[edge] for edges in wired.values() for edge in edges]
-        partitions = self._spec.edges.partitions or max((edge.partitions for edge in feeding), default=1)
+        placed = repartition_of(node.kind, node.settings)
+        partitions = (
+            placed.partitions
+            or self._spec.edges.partitions
+            or max((edge.partitions for edge in feeding), default=1)
+        )
         labels = {f.name: f.privacy for edge in feeding for f in edge.schema if f.privacy}
         found = {port: labelled(schema, labels) for port, schema in found.items()}
         for port, name in names.items():
+            encoding = placed.encoding or default_encoding(found[port], placed.key)
             self._edges[name] = ResolvedEdge(
-                name, found[port], self._spec.edges.codec, partitions, producer=node.name, port=port
-            )
+                name, found[port], self._spec.edges.codec, partitions, placed.key, encoding, node.name, port,
+                cut=_cut(node.spec, placed), open=node.spec.open,
+            )  # fmt: skip
         return ResolvedNode(
             name=node.name,
             spec=node.spec,
@@ -382,6 +395,13 @@ def _port_faults(node: _Shaped) -> Iterator[Fault]:
         for port in ports:
             if not feeds.get(port):
                 yield Fault(path, f"nothing feeds the input port '{port}'", f"from: {{{port}: ...}}")
+
+
+def _cut(spec: NodeSpec, placed: Repartition) -> str:
+    """Why an edge of this node is always read from Kafka; "" where it need not be."""
+    if placed.key:
+        return f"it is keyed anew, by {', '.join(placed.key)}"
+    return "it is open, others write to it too" if spec.open else ""
 
 
 def _out(spec: NodeSpec) -> Schema | None:

@@ -17,6 +17,8 @@ class ResolvedEdge:
     """One stream: the records of a pipeline input (`topic`) or of a node's output port (`producer`, `port`).
 
     key    fields that make the record key; () keeps the parent record's
+    cut    why it is always read from Kafka, even by its own stage; "" for an edge whose records may stay in memory
+    open   outsiders may write to its topic
     """
 
     name: str
@@ -28,6 +30,13 @@ class ResolvedEdge:
     producer: str | None = None
     port: str = ""
     topic: str | None = None
+    cut: str = ""
+    open: bool = False
+
+    @property
+    def places(self) -> bool:
+        """Whether it decides where a record lies: an input, and an edge that is keyed anew."""
+        return self.producer is None or bool(self.key)
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,27 @@ class Resolved:
         """Whether an edge exists, or belongs to a node so faulty that its ports are not known."""
         return edge in self.edges or edge in self.failed or edge.partition(".")[0] in self.failed
 
+    def read_by(self, node: str) -> tuple[str, ...]:
+        """The edges that feed a node, over all its input ports."""
+        return tuple(edge for edges in self.nodes[node].inputs.values() for edge in edges)
+
     def origins(self, edge: str) -> frozenset[str]:
         """The edges where the records of `edge` begin: inputs of the pipeline, and outputs of sources."""
-        found = self.edges[edge]
-        inputs = self.nodes[found.producer].inputs if found.producer is not None else {}
-        before = [self.origins(fed) for edges in inputs.values() for fed in edges]
-        return frozenset().union(*before) if before else frozenset({edge})
+        return self._before(edge, stop_at_places=False)
+
+    def placed_by(self, edge: str) -> frozenset[str]:
+        """The edges that decide on which partition, and by which key, the records of `edge` lie."""
+        return self._before(edge, stop_at_places=True)
+
+    def _before(self, edge: str, *, stop_at_places: bool) -> frozenset[str]:
+        found, seen, waiting = set(), {edge}, [edge]
+        while waiting:
+            name = waiting.pop()
+            one = self.edges[name]
+            feeding = () if one.producer is None else self.read_by(one.producer)
+            if not feeding or (stop_at_places and one.places):
+                found.add(name)
+                continue
+            waiting += [e for e in feeding if e not in seen]
+            seen.update(feeding)
+        return frozenset(found)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from dataflow.planner.plan import DEAD_LETTERS, PLANS, REPLIES, SCHEMAS, Plan
 
-Role = Literal["deploy", "worker", "gateway"]
+Role = Literal["deploy", "worker", "gateway", "outsider"]
 _OPERATIONS: Final = ("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "READ", "WRITE")
 
 
@@ -15,7 +15,7 @@ _OPERATIONS: Final = ("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "READ", "WRITE")
 class Right:
     """Operations of one role on one resource. Kafka's READ and WRITE of a topic imply DESCRIBE; it is said anyway.
 
-    role   deploy: `up`, `plan --compare`; worker: stages; gateway: HTTP doors and taps
+    role   deploy: `up`, `plan --compare`; worker: stages; gateway: HTTP doors and taps; outsider: producers of others
     """
 
     role: Role
@@ -49,6 +49,9 @@ def rights_of(plan: Plan) -> tuple[Right, ...]:
             allow("worker", "topic", topic, "WRITE", "DESCRIBE")
         for topic in edge_plan.topics:
             allow("gateway", "topic", topic, "READ", "DESCRIBE")
+        # The first topic of an input is its public one; what others may not write to is not open to outsiders.
+        for topic in edge_plan.topics[:1] if edge_plan.open or not edge_plan.node else ():
+            allow("outsider", "topic", topic, "WRITE", "DESCRIBE")
     for table in plan.tables.values():
         if table.topic:
             allow("worker", "topic", table.topic, "READ", "DESCRIBE")

@@ -119,6 +119,7 @@ class NodeSpec(Strict):
     keep: Names | None = None
     retry: RetrySpec | None = None
     isolate: StrictBool = False
+    open: StrictBool = False
     write: Annotated[
         Literal["on", "off"],
         BeforeValidator(_switch),
@@ -201,6 +202,9 @@ class PipelineSpec(Document):
                 longest = format_duration_ms(retry.backoff_max_ms)
                 path = ("nodes", name, "retry", "backoff")
                 yield Fault(path, f"backoff: longer than backoff_max, which is {longest}")
+            if node.open and node.write == "off":
+                message = f"open: others are to write to '{name}', but it is `write: off`: it has no topic"
+                yield Fault(("nodes", name, "open"), message, "leave one of the two out")
 
 
 class KafkaSpec(Strict):

@@ -100,6 +100,32 @@ class Join(Base):
         return {"out": context.inputs["left"].merged(context.inputs["right"])}
 
 
+class Key(Settings):
+    key: str
+    encoding: str = ""
+    partitions: int = 0
+
+
+@node("test.rekey", settings=Key)
+class KeyedAnew(Base):
+    """Keyed anew by one field."""
+
+    @staticmethod
+    def repartition(settings: Key) -> tuple[tuple[str, ...], str, int]:
+        return (settings.key,), settings.encoding, settings.partitions
+
+
+@node("test.gather", inputs=("*",))
+class Gather(Base):
+    """Takes all its sides at once."""
+
+    gathers = True
+
+    @staticmethod
+    def contract(settings: Settings, context: ContractContext) -> dict[str, Schema]:
+        return {"out": next(iter(context.inputs.values()))}
+
+
 class Uses(Settings):
     model: str = ""
     table: str = ""
@@ -160,5 +186,5 @@ class Mute(Base):
 
 
 REGISTRY = Registry.of(
-    Pass, NeedField, SplitPorts, FilterRows, Join, UsesThings, Source, Broken, Mute
+    Pass, NeedField, SplitPorts, FilterRows, Join, KeyedAnew, Gather, UsesThings, Source, Broken, Mute
 )  # fmt: skip

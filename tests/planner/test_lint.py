@@ -73,16 +73,110 @@ def test_exactly_once(tmp_path: Path) -> None:
 delivery: exactly_once
 inputs: {a: t, b: u}
 answer: {from: n, input: a, when: durable}
-nodes: {n: {use: test.pass, from: a}}
+nodes: {n: {use: test.join, from: {left: a, right: b}}, other: {use: test.pass, from: b}}
 """,
     ) == [
         (
-            "4:11: exactly_once needs inputs of equal partitions: 'a' 4, 'b' 2 "
-            "(declare equal `partitions`, or one pipeline for each input)"
+            "4:11: exactly_once needs equal partitions of all that a stage reads; stage 'n' reads 'a' 4, 'b' 2 "
+            "(declare equal `partitions`, or bring them to one count by `rekey`)"
         ),
         (
             "6:35: warning: when: a durable answer comes before the commit: after a crash the committed one may differ "
             "(committed waits for it, some 4 ms more)"
+        ),
+        (
+            "7:35: 'test.join' joins partition by partition, but 'a' has 4 partitions and 'b' has 2 partitions "
+            "(give their topics equal partitions)"
+        ),
+    ]
+
+
+def test_merged_streams_lie_on_equal_partitions(tmp_path: Path) -> None:
+    text = """
+inputs: {t: t, u: u, keyless: keyless}
+nodes:
+  a: {use: test.pass, from: t, out: {id: string}}
+  b: {use: test.pass, from: u, out: {id: string}}
+  c: {use: test.pass, from: [a, b]}
+  d: {use: test.pass, from: [keyless, a]}
+  e: {use: test.gather, from: {one: [a, b], two: [a, b]}}
+  f: {use: test.rekey, from: b, with: {key: id, partitions: 4}}
+  g: {use: test.pass, from: [a, f]}
+"""
+    keyless = "kind: Topic\nname: keyless\nfields: {id: string}\n"
+    hint = "(give their topics equal `partitions`, or bring one to the other's by `rekey`)"
+    assert lines(tmp_path, text, more=keyless) == [
+        f"8:33: node 'c' merges streams that lie on different partitions: 'a' on 4 and 'b' on 2 {hint}",
+        f"10:41: node 'e' merges streams that lie on different partitions: 'a' on 4 and 'b' on 2 {hint}",
+        f"10:54: node 'e' merges streams that lie on different partitions: 'a' on 4 and 'b' on 2 {hint}",
+    ]
+
+
+def test_merged_streams_of_different_keys_are_a_warning(tmp_path: Path) -> None:
+    text = """
+inputs: {t: t, v: v}
+nodes:
+  a: {use: test.pass, from: t, out: {id: string}}
+  b: {use: test.pass, from: v, out: {id: string}}
+  c: {use: test.pass, from: [a, b]}
+  d: {use: test.rekey, from: c, with: {key: id}}
+  e: {use: test.pass, from: [d, a]}
+"""
+    other = "kind: Topic\nname: v\nkey: shop\npartitions: 4\nfields: {id: string, shop: string}\n"
+    assert lines(tmp_path, text, more=other) == [
+        (
+            "8:33: warning: node 'c' merges streams that are keyed differently: 'a' by id and 'b' by shop "
+            "(order is kept within each of them; `rekey` gives all one key)"
+        ),
+    ]
+
+
+def test_open_edges(tmp_path: Path) -> None:
+    text = """
+inputs: {t: t}
+nodes:
+  a: {use: test.pass, from: t, open: true}
+  b: {use: test.pass, from: t, open: true, write: off}
+  c: {use: test.pass, from: t, open: 1}
+"""
+    assert lines(tmp_path, text) == [
+        (
+            "6:38: warning: outsiders may write to topic 'p.a': what they write is processed as this pipeline's own "
+            "(`dataflow plan` lists the right to give them)"
+        ),
+        "7:38: open: others are to write to 'b', but it is `write: off`: it has no topic (leave one of the two out)",
+        "8:38: open: true or false is needed, not 1",
+    ]
+
+
+def test_what_a_stage_fetches_is_written(tmp_path: Path) -> None:
+    text = """
+inputs: {t: t}
+nodes:
+  a: {use: test.rekey, from: t, with: {key: id}, write: off}
+  b: {use: test.pass, from: a}
+  c: {use: test.pass, from: a}
+"""
+    assert lines(tmp_path, text) == [
+        (
+            "6:57: edge 'a' of pipeline 'p' is `write: off`, but stage 'c' reads it "
+            "(write it, or keep both nodes in one stage)"
+        ),
+    ]
+
+
+def test_sides_that_come_of_different_streams(tmp_path: Path) -> None:
+    text = """
+inputs: {t: t}
+nodes:
+  a: {use: test.pass, from: t}
+  b: {use: test.pass, from: t, open: true}
+  c: {use: test.gather, from: {one: a, two: b}}
+"""
+    assert [line for line in lines(tmp_path, text) if "warning" not in line] == [
+        (
+            "8:31: node 'c' of pipeline 'p' gathers the branches of one record, but its sides come of different streams: "
+            "a, b (let them branch off one edge, all in one stage (no `isolate` in between))"
         ),
     ]
 

@@ -144,7 +144,7 @@ inputs: {records: records, others: others}
 nodes:
   a: {use: test.script, from: [records, others], retry: {attempts: 9, backoff: 1h, backoff_max: 1h}}
 """
-OTHERS = "kind: Topic\nname: others\nkey: n\npartitions: 2\nfields: {n: int64, do: string}\n"
+OTHERS = "kind: Topic\nname: others\npartitions: 2\nfields: {n: int64, do: string}\n"
 
 
 def test_a_paused_task_that_loses_one_of_its_partitions_goes_on_with_the_other(

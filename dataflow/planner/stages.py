@@ -1,0 +1,231 @@
+"""Where a pipeline's graph is cut into stages, and what forbids a cut. Pure: used by lint and by planning alike.
+
+Nodes share a stage when one feeds the other in memory. An edge that must be read from Kafka (keyed anew, open to
+others, closing a loop) is a cut, and what comes after it lies deeper: only nodes of one depth share a stage, so that a
+stage never waits for what it writes itself. The one exception is meant: a loop's records come back to their own stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from dataflow.planner.resolved import Resolved
+from dataflow.spec import Fault
+from dataflow.spec.problems import YamlPath
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Nodes by stage. `stage_of` maps each node to the first node of its stage, which gives the stage its name.
+
+    on_path   nodes that a waiting caller (else: an output, else: anybody) depends on
+    """
+
+    resolved: Resolved
+    stage_of: Mapping[str, str]
+    on_path: frozenset[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.stage_of.values()))
+
+    def members(self, stage: str) -> tuple[str, ...]:
+        """Nodes of a stage, each after those that feed it in memory."""
+        return tuple(node for node, leader in self.stage_of.items() if leader == stage)
+
+    def fetches(self, node: str, edge: str) -> bool:
+        """Whether the node's stage has the edge from Kafka, not from its own memory."""
+        found = self.resolved.edges[edge]
+        producer = found.producer
+        return producer is None or bool(found.cut) or self.stage_of[producer] != self.stage_of[node]
+
+    def reads(self, stage: str) -> tuple[str, ...]:
+        """The edges that a stage fetches from Kafka."""
+        read = ((n, e) for n in self.members(stage) for e in self.resolved.read_by(n))
+        return tuple(dict.fromkeys(e for n, e in read if self.fetches(n, e)))
+
+
+def cut_into_stages(resolved: Resolved) -> Stages:
+    """The stages of a pipeline without problems."""
+    on_path = _on_path(resolved)
+    depth = _depths(resolved)
+    groups = _Groups(resolved.nodes)
+    nodes = resolved.spec.nodes
+    for node in resolved.nodes:
+        for edge in resolved.read_by(node):
+            found = resolved.edges[edge]
+            producer = found.producer
+            if producer is None:
+                if node in on_path and not nodes[node].isolate:
+                    # All that an answer needs of one input is read once, by one stage.
+                    for other in resolved.nodes:
+                        together = other in on_path and not nodes[other].isolate
+                        if together and depth[other] == depth[node] and edge in resolved.read_by(other):
+                            groups.join(other, node)
+            elif (
+                not found.cut
+                and depth[producer] == depth[node]
+                and _fusible(resolved, producer, node, on_path)
+            ):
+                groups.join(producer, node)
+    return Stages(resolved, {n: groups.find(n) for n in resolved.nodes}, frozenset(on_path))
+
+
+def _on_path(resolved: Resolved) -> set[str]:
+    spec = resolved.spec
+    targets: Iterable[str] = spec.answer.edges if spec.answer is not None else spec.outputs.values()
+    wanted = [p for e in targets if e in resolved.edges and (p := resolved.edges[e].producer) is not None]
+    if not wanted:
+        return set(resolved.nodes)
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found.add(name)
+            producers = (resolved.edges[e].producer for e in resolved.read_by(name))
+            wanted.extend(p for p in producers if p is not None)
+    return found
+
+
+def _depths(resolved: Resolved) -> dict[str, int]:
+    """How many cuts lie at most between an input and each node; the way back of a loop does not count."""
+    depth: dict[str, int] = {}
+    for node in resolved.nodes:  # each after those that feed it, but for loops
+        found = [resolved.edges[e] for e in resolved.read_by(node)]
+        before = [depth[e.producer] + bool(e.cut) for e in found if e.producer in depth]
+        depth[node] = max(before, default=0)
+    return depth
+
+
+def _fusible(resolved: Resolved, producer: str, consumer: str, on_path: set[str]) -> bool:
+    nodes = resolved.spec.nodes
+    apart = nodes[producer].isolate or nodes[consumer].isolate or resolved.nodes[producer].kind.source
+    return not apart and (producer in on_path) == (consumer in on_path)
+
+
+class _Groups:
+    """Union-find over node names; the first name in order leads."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._order = {n: i for i, n in enumerate(names)}
+        self._parent = {n: n for n in self._order}
+
+    def find(self, name: str) -> str:
+        while self._parent[name] != name:
+            name = self._parent[name]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        leader, follower = sorted((self.find(one), self.find(other)), key=self._order.__getitem__)
+        self._parent[follower] = leader
+
+
+# ---------------------------------------------------------------- what forbids a cut
+
+
+def stage_faults(stages: Stages) -> Iterator[Fault]:
+    """Why a pipeline cannot run as it is cut, each at the declaration that would have to change."""
+    yield from _unwritten_faults(stages)
+    for node in stages.resolved.nodes:
+        if stages.resolved.nodes[node].kind.gathers:
+            yield from _side_faults(stages, node)
+        yield from _merge_faults(stages.resolved, node)
+    if stages.resolved.spec.delivery == "exactly_once":
+        for stage in stages.names:
+            yield from _task_faults(stages, stage)
+
+
+def _unwritten_faults(stages: Stages) -> Iterator[Fault]:
+    spec = stages.resolved.spec
+    readers = {
+        e: n for n in stages.resolved.nodes for e in stages.resolved.read_by(n) if stages.fetches(n, e)
+    }
+    for edge, reader in readers.items():
+        producer = stages.resolved.edges[edge].producer
+        if producer is not None and spec.nodes[producer].write == "off":
+            message = (
+                f"edge '{edge}' of pipeline '{spec.name}' is `write: off`, but stage "
+                f"'{stages.stage_of[reader]}' reads it"
+            )
+            yield Fault(("nodes", producer, "write"), message, "write it, or keep both nodes in one stage")
+
+
+def _side_faults(stages: Stages, node: str) -> Iterator[Fault]:
+    """A node that gathers does so within one fetched batch: each of its sides must come of the same streams."""
+    ways = {
+        port: frozenset(e for edge in edges for e in _fetched_before(stages, node, edge))
+        for port, edges in stages.resolved.nodes[node].inputs.items()
+    }
+    if len(set(ways.values())) > 1:
+        shown = ", ".join(sorted(frozenset().union(*ways.values())))
+        yield Fault(
+            ("nodes", node, "from"),
+            f"node '{node}' of pipeline '{stages.resolved.spec.name}' gathers the branches of one record, but its sides "
+            f"come of different streams: {shown}",
+            "let them branch off one edge, all in one stage (no `isolate` in between)",
+        )
+
+
+def _fetched_before(stages: Stages, node: str, edge: str) -> frozenset[str]:
+    """The edges that the node's stage fetches, of which the records of `edge` come within the stage."""
+    found, seen, waiting = set(), set(), [(node, edge)]
+    while waiting:
+        reader, name = waiting.pop()
+        if (reader, name) in seen:
+            continue
+        seen.add((reader, name))
+        producer = stages.resolved.edges[name].producer
+        if producer is None or stages.fetches(reader, name):
+            found.add(name)
+        else:
+            waiting += [(producer, e) for e in stages.resolved.read_by(producer)]
+    return frozenset(found)
+
+
+def _merge_faults(resolved: Resolved, node: str) -> Iterator[Fault]:
+    """Streams on one port: the records of one key must lie on one partition number, or there is no order to keep."""
+    for port, edges in resolved.nodes[node].inputs.items():
+        placing = {edge: _keyed(resolved, edge) for edge in edges}
+        keyed = [edge for edge in edges if placing[edge]]
+        for edge in keyed[1:]:
+            pair = (keyed[0], edge)
+            path = _feed_path(resolved, node, port, edges.index(edge))
+            counts = [{resolved.edges[e].partitions for e in placing[one]} for one in pair]
+            keys = [{", ".join(resolved.edges[e].key) for e in placing[one]} for one in pair]
+            if len(counts[0] | counts[1]) > 1:
+                said = " and ".join(f"'{e}' on {_either(c)}" for e, c in zip(pair, counts, strict=True))
+                message = f"node '{node}' merges streams that lie on different partitions: {said}"
+                hint = "give their topics equal `partitions`, or bring one to the other's by `rekey`"
+                yield Fault(path, message, hint)
+            elif keys[0] != keys[1]:
+                said = " and ".join(f"'{e}' by {_either(k)}" for e, k in zip(pair, keys, strict=True))
+                message = f"node '{node}' merges streams that are keyed differently: {said}"
+                hint = "order is kept within each of them; `rekey` gives all one key"
+                yield Fault(path, message, hint, "warning")
+
+
+def _keyed(resolved: Resolved, edge: str) -> frozenset[str]:
+    """The edges that give the records of `edge` a key; none where they have no key."""
+    return frozenset(e for e in resolved.placed_by(edge) if resolved.edges[e].key)
+
+
+def _either(values: Iterable[object]) -> str:
+    return " or ".join(sorted(map(str, values)))
+
+
+def _feed_path(resolved: Resolved, node: str, port: str, index: int) -> YamlPath:
+    named = () if "" in resolved.spec.nodes[node].feeds else (port,)
+    return ("nodes", node, "from", *named, index)
+
+
+def _task_faults(stages: Stages, stage: str) -> Iterator[Fault]:
+    """Exactly once, a task owns one partition number of all that its stage reads: that needs equal counts."""
+    counts = {edge: stages.resolved.edges[edge].partitions for edge in stages.reads(stage)}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+        yield Fault(
+            ("delivery",),
+            f"exactly_once needs equal partitions of all that a stage reads; stage '{stage}' reads {said}",
+            "declare equal `partitions`, or bring them to one count by `rekey`",
+        )
