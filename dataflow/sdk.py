@@ -54,7 +54,7 @@ from dataflow.core.usercode import (
     signature_of,
 )
 from dataflow.expressions import Expression, parse_expression
-from dataflow.state.api import BEFORE_ALL_MS, KeyedState, Timer
+from dataflow.state.api import BEFORE_ALL_MS, KeyedState, Timer, TimerClock
 from dataflow.state.user import KeyedContext
 
 __all__ = [
@@ -63,7 +63,7 @@ __all__ = [
     "Decoded", "Drop", "Duration",
     "Expression", "Fail", "Field", "FieldType", "KeyedContext", "KeyedState", "Lease", "ModelError", "ModelInfo", "Node",
     "NodeClass", "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out", "Retry", "Row", "Schema", "Settings",
-    "Sides", "Table", "Tensor", "Timer", "UserCallable", "Wait",
+    "Sides", "Table", "Tensor", "Timer", "TimerClock", "UserCallable", "Wait",
     "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
     "empty_column", "ids", "load_callable", "nearest", "node", "pack_row", "parse_expression", "signature_of", "table_of",
     "to_list", "unpack_row",
@@ -254,6 +254,9 @@ class NodeClass(Protocol):
                                  fetched records (rows of equal `Row.source`) when everything upstream of it in the
                                  stage is over for them. Whatever is not there by then, retries included, was dropped,
                                  failed or sent another way
+    repartition(settings)        staticmethod: (key fields, encoding, partitions): the node's records are keyed anew, and
+                                 what comes next reads them from Kafka; "" and 0 leave encoding and partitions to the engine
+    copartitioned                class attribute, True for a node whose inputs must lie on equal partitions
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
     keyed                        class attribute, True for a node with state and timers by record key (or attribute of the
                                  instance, with a staticmethod `keyed_for(settings, folder)` where settings decide). It is
