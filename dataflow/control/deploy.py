@@ -79,6 +79,7 @@ def deploy(fabric: Fabric, plan: Plan, *, alter_topics: bool = False) -> list[To
     Returns how existing topics differ. Raises PlanError if a contract of a running version can no longer be read, and
     TransportError for partitions that differ: then nothing was changed.
     """
+    check_state(fabric.admin(), plan)
     before = read_plans(fabric).get(plan.pipeline)
     if before is not None and before.version != plan.version:
         check_contracts(before, plan)
@@ -87,6 +88,19 @@ def deploy(fabric: Fabric, plan: Plan, *, alter_topics: bool = False) -> list[To
         SchemaStore(fabric).publish(plan)
         write_compacted(fabric, PLANS, {plan.pipeline.encode(): plan_to_json(plan)})
     return differences
+
+
+def check_state(admin: Admin, plan: Plan) -> None:
+    """Raise PlanError if state that is there lies on other partitions: most keys would not find theirs."""
+    kept = {stage.changelog: stage for stage in plan.stages if stage.changelog}
+    for name, info in admin.describe(list(kept)).items():
+        stage = kept[name]
+        if info.partitions != stage.partitions:
+            raise PlanError(
+                f"stage '{stage.name}' of pipeline '{plan.pipeline}' keeps the state of its keys on {info.partitions} "
+                f"partitions (topic '{name}'), and is planned for {stage.partitions}: keys would not find their state",
+                hint=f"keep {info.partitions} partitions; or rename the node, to begin without state",
+            )
 
 
 def check_contracts(before: Plan, after: Plan) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from dataflow.core import limits
 from dataflow.core.errors import PlanError
@@ -56,7 +57,7 @@ def build_plan(
         edges=edges,
         nodes=nodes,
         stages=stages,
-        topics=_topics(spec, edges, topics, answer, tables),
+        topics={**_topics(spec, edges, topics, answer, tables), **_changelogs(stages)},
         tables=dict(tables),
         models=dict(models),
         answer=answer,
@@ -169,9 +170,9 @@ def _stages(
 
 def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | None, name: str) -> StagePlan:
     resolved = stages.resolved
-    members = [resolved.nodes[n] for n in stages.members(name)]
+    members = stages.members(name)
     reads = stages.reads(name)
-    own = [e for n in members for e in n.outputs.values()]
+    own = [e for n in members for e in resolved.nodes[n].outputs.values()]
     path = name in stages.on_path
     leaves = [
         e
@@ -185,13 +186,16 @@ def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | N
         name=name,
         group=f"dataflow.{resolved.spec.name}.{name}",
         reads=reads,
-        nodes=tuple(n.name for n in members),
+        nodes=members,
         reason=_reason(stages, name),
         partitions=max((edges[e].partitions for e in reads or own), default=1),
         answers=tuple(e for e in own if answer is not None and e in answer.edges),
         leaves=tuple(leaves),
         on_answer_path=path and answer is not None,
-        source=members[0].kind.source,
+        source=resolved.nodes[members[0]].kind.source,
+        changelog=f"{STATE_PREFIX}{resolved.spec.name}.{name}"
+        if any(map(resolved.keeps_state, members))
+        else "",
     )
 
 
@@ -212,6 +216,23 @@ def _reason(stages: Stages, name: str) -> str:
 
 
 # ---------------------------------------------------------------- topics
+
+STATE_PREFIX: Final = "dataflow.state."
+_CHANGELOG: Final = {
+    "cleanup.policy": "compact",
+    # What was deleted must still be said to be when a local file comes back that is as old as one may be.
+    "delete.retention.ms": str(2 * limits.MAX_STATE_FILE_AGE_MS),
+    "max.message.bytes": str(limits.MAX_STATE_RECORD_BYTES + limits.MAX_HEADER_BYTES),
+    # The segment that is written is never compacted: with Kafka's 1 GB, a start without a local file might read as much
+    # to find a handful of hot keys.
+    "segment.bytes": str(64 * 1024 * 1024),
+}
+
+
+def _changelogs(stages: Sequence[StagePlan]) -> dict[str, TopicPlan]:
+    """The topics that hold the state of stages: by partition what the stage reads there."""
+    kept = [s for s in stages if s.changelog]
+    return {s.changelog: TopicPlan(s.changelog, s.partitions, "changelog", _CHANGELOG) for s in kept}
 
 
 def topic_of(spec: TopicSpec, role: str) -> TopicPlan:

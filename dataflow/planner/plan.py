@@ -27,7 +27,7 @@ Delivery = Literal["at_least_once", "exactly_once"]
 class TopicPlan:
     """A topic as it should be. `config` holds Kafka's own topic settings; `role` says why it exists.
 
-    role: input | edge | requests | output | table | dead-letters | plans | schemas | replies
+    role: input | edge | requests | output | table | changelog | dead-letters | plans | schemas | replies
     """
 
     name: str
@@ -109,6 +109,7 @@ class StagePlan:
     answers  edges of this stage whose records answer a caller
     leaves   edges read by other stages on the path to an answer: a request that went there is not over here
     source   its only node feeds the stage from outside Kafka and reads nothing
+    changelog  the topic that holds the state of its keyed nodes; "" for a stage without
     """
 
     name: str
@@ -121,6 +122,7 @@ class StagePlan:
     leaves: tuple[str, ...] = ()
     on_answer_path: bool = False
     source: bool = False
+    changelog: str = ""
 
 
 @dataclass(frozen=True)

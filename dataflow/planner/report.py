@@ -19,7 +19,7 @@ ESTIMATE_NOTE: Final = (
     "estimated: one typical record of each contract, encoded; each node gives one record a port for each it gets; "
     "keys, headers, compression and replication left out"
 )
-_DURATIONS: Final = frozenset({"retention.ms", "segment.ms"})
+_DURATIONS: Final = frozenset({"retention.ms", "segment.ms", "delete.retention.ms"})
 _FIXED_TOPICS: Final = frozenset({"dead-letters", "plans", "schemas", "replies"})
 
 
@@ -115,6 +115,8 @@ def _stage(plan: Plan, stage: StagePlan) -> Iterator[tuple[str, str]]:
     yield "runs", ", ".join(f"{name} ({plan.nodes[name].kind})" for name in stage.nodes)
     written = [e.name for e in edges_in_order(plan) if e.node in stage.nodes and (e.write or e.publish)]
     yield "writes", ", ".join(written) or "nothing"
+    if stage.changelog:
+        yield "state", f"in {stage.changelog}"
     if stage.answers:
         yield "answers", ", ".join(stage.answers)
 

@@ -85,6 +85,11 @@ class Resolved:
         """The edges that feed a node, over all its input ports."""
         return tuple(edge for edges in self.nodes[node].inputs.values() for edge in edges)
 
+    def keeps_state(self, node: str) -> bool:
+        """Whether a node has state by record key, as it is declared. Its user code is read, not run."""
+        found = self.nodes[node]
+        return found.kind.keyed_for(found.settings, self.declared.folder)
+
     def origins(self, edge: str) -> frozenset[str]:
         """The edges where the records of `edge` begin: inputs of the pipeline, and outputs of sources."""
         return self._before(edge, stop_at_places=False)

@@ -40,6 +40,8 @@ def rights_of(plan: Plan) -> tuple[Right, ...]:
     for stage in plan.stages:
         if not stage.source:
             allow("worker", "group", stage.group, "READ", "DESCRIBE")
+        if stage.changelog:
+            allow("worker", "topic", stage.changelog, "READ", "WRITE", "DESCRIBE")
         for edge in stage.reads:
             for topic in plan.edges[edge].topics:
                 allow("worker", "topic", topic, "READ", "DESCRIBE")

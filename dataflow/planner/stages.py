@@ -131,9 +131,8 @@ def stage_faults(stages: Stages) -> Iterator[Fault]:
         if stages.resolved.nodes[node].kind.gathers:
             yield from _side_faults(stages, node)
         yield from _merge_faults(stages.resolved, node)
-    if stages.resolved.spec.delivery == "exactly_once":
-        for stage in stages.names:
-            yield from _task_faults(stages, stage)
+    for stage in stages.names:
+        yield from _task_faults(stages, stage)
 
 
 def _unwritten_faults(stages: Stages) -> Iterator[Fault]:
@@ -220,12 +219,16 @@ def _feed_path(resolved: Resolved, node: str, port: str, index: int) -> YamlPath
 
 
 def _task_faults(stages: Stages, stage: str) -> Iterator[Fault]:
-    """Exactly once, a task owns one partition number of all that its stage reads: that needs equal counts."""
+    """Exactly once, and with state, a task owns one partition number of all that its stage reads: equal counts."""
+    exactly_once = stages.resolved.spec.delivery == "exactly_once"
+    keyed = [n for n in stages.members(stage) if stages.resolved.keeps_state(n)]
+    if not (exactly_once or keyed):
+        return
     counts = {edge: stages.resolved.edges[edge].partitions for edge in stages.reads(stage)}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"'{name}' {count}" for name, count in counts.items())
         yield Fault(
-            ("delivery",),
-            f"exactly_once needs equal partitions of all that a stage reads; stage '{stage}' reads {said}",
+            ("delivery",) if exactly_once else ("nodes", keyed[0], "from"),
+            f"{'exactly_once' if exactly_once else 'state'} needs equal partitions of all that a stage reads; stage '{stage}' reads {said}",
             "declare equal `partitions`, or bring them to one count by `rekey`",
         )
