@@ -2,7 +2,8 @@
 
 Nodes run in topological order, each with what its upstream nodes emitted. Rows that failed in a retryable way wait
 for their time and are run again at that node; the batch is not over before them. What the node gave for other rows of
-the same keys is held back until then: order per key is kept, and no other key waits.
+the same keys is held back until then: order per key is kept, and no other key waits. A keyed node says itself which
+later rows of such a key it did not run (BEHIND).
 """
 
 from __future__ import annotations
@@ -10,13 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
 
 import numpy as np
 
-from dataflow.core.batch import Batch, Row, concatenate
-from dataflow.core.outcomes import Loss
+from dataflow.core.batch import Batch, Encoded, Row, concatenate
+from dataflow.core.outcomes import BEHIND, Loss
 from dataflow.planner.plan import RetryPolicy
-from dataflow.runtime.nodes import NodeRunner
+from dataflow.runtime.nodes import NodeResult, NodeRunner, in_read_order
+from dataflow.state.api import KeyedState, Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a record was that is not among those fetched with the batch in hand.
+
+    A record made from state has its wire bytes, in `encoded` (of one value); one that was held, the fields it had on
+    `edge`, as far as its node told.
+    """
+
+    edge: str = ""
+    record: Mapping[str, Any] | None = None
+    encoded: Encoded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,23 @@ class Ended:
     reason: str
     node: str
     error: str = ""
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Misfire:
+    """A timer whose node raised: what it did is undone, and the timer is gone."""
+
+    timer: Timer
+    node: str
+    reason: str
+    error: str
+
+
+class States(Protocol):
+    """The state of a task, by node."""
+
+    def node_state(self, name: str) -> KeyedState: ...
 
 
 # Makes a batch what its edge will hold: the rows that can be written, and those that cannot.
@@ -58,21 +93,69 @@ class _Work:
     sequence: int
     port: str = field(compare=False)
     batch: Batch = field(compare=False)
-    attempt: int = field(compare=False, default=1)
+    attempts: Sequence[int] | None = field(compare=False, default=None)  # by row; None: the first, of all
     held: list[tuple[str, Batch]] = field(compare=False, default_factory=list)
 
 
 class Execution:
-    """Feed it an edge's batch, then `step` until it is `over`; results gather in `written` and `ended`."""
+    """Feed it an edge's batch (or timers), then `step` until it is `over`; results gather in `written` and `ended`.
 
-    def __init__(self, program: Program, edge: str, batch: Batch) -> None:
+    `kept` are the callers (`Row.reply`) of rows that a node holds. `states` is the task's, where a node has any.
+    """
+
+    def __init__(self, program: Program, states: States | None = None) -> None:
         self._program = program
+        self._states = states
         self._queue: list[_Work] = []
         self._sequence = 0
         self._sides: dict[int, dict[str, list[Batch]]] = {}  # what waits for a gathering node, by port
         self.written: list[tuple[str, Batch]] = []
         self.ended: list[Ended] = []
+        self.misfired: list[Misfire] = []
+        self.kept: set[bytes] = set()
+
+    def feed(self, edge: str, batch: Batch) -> None:
+        """Take in what was fetched of an edge."""
         self._offer(edge, batch)
+
+    def fire(self, due: Sequence[tuple[str, Timer]]) -> None:
+        """Fire timers, given as (node, timer), in their order. Where a node raises, its timers are fired one by one."""
+        at = {runner.plan.name: index for index, runner in enumerate(self._program.runners)}
+        for name, group in groupby(due, key=itemgetter(0)):
+            timers = [timer for _, timer in group]
+            try:
+                self._fire(at[name], timers)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (user code: whatever comes is the timer's failure)
+                if len(timers) == 1:
+                    self._misfire(name, timers[0], error)
+                    continue
+                for timer in timers:
+                    try:
+                        self._fire(at[name], [timer])
+                    except (Exception, SystemExit) as cause:  # noqa: BLE001
+                        self._misfire(name, timer, cause)
+
+    def _fire(self, node: int, timers: Sequence[Timer]) -> None:
+        self._end(node, self._program.runners[node].fire(timers, self._state(node)))
+
+    def _misfire(self, node: str, timer: Timer, error: BaseException) -> None:
+        name = type(error).__name__
+        self.misfired.append(Misfire(timer, node, str(error) or name, name))
+
+    def drain(self, node: int) -> None:
+        """Tell a node that its inputs have ended. Raises what the node raises."""
+        self._end(node, self._program.runners[node].drain(self._state(node)))
+
+    def _end(self, node: int, result: NodeResult) -> None:
+        """Take what a call without rows gave."""
+        self._keep(node, result, ())
+        for port, batch in result.emitted:
+            if len(batch):
+                self._write(self._program.edges_of[node][port], batch)
+
+    def _state(self, node: int) -> KeyedState:
+        assert self._states is not None, "a stage with keyed nodes has state"
+        return self._states.node_state(self._program.runners[node].plan.name)
 
     @property
     def over(self) -> bool:
@@ -93,16 +176,22 @@ class Execution:
             self._run_gathered(work, now_ms)
             return
         runner = self._program.runners[work.node]
-        result = runner.run(work.batch, work.port)
+        state = self._state(work.node) if runner.keyed else None
+        result = runner.run(work.batch, work.port, state)
         rows = work.batch.rows
         self._drop(result.dropped, rows, runner)
-        again = self._fail(work, result.failed, runner) if result.failed else []
+        if result.held or result.endings:
+            self._keep(work.node, result, rows)
+        again = self._fail(work, result.failed, runner) if result.failed else {}
         emitted = _merged(work.held, result.emitted) if work.held else result.emitted
         held: list[tuple[str, Batch]] = []
         if again:
             emitted, held = _split(emitted, {rows[i].key for i in again} - {None})
-            due_ms = now_ms + backoff_ms(runner.plan.retry, work.attempt)
-            self._push(work.node, work.port, work.batch.take(again), due_ms, work.attempt + 1, held)
+            # Rows that were only behind others need no wait once these have ended.
+            tried = [n - 1 for i, n in again.items() if work.attempts is None or n > work.attempts[i]]
+            due_ms = now_ms + (backoff_ms(runner.plan.retry, max(tried)) if tried else 0)
+            attempts = list(again.values())
+            self._push(work.node, work.port, work.batch.take(list(again)), due_ms, attempts, held)
         for port, batch in emitted:
             if len(batch):
                 self._write(self._program.edges_of[work.node][port], batch)
@@ -136,7 +225,9 @@ class Execution:
         self._drop(result.dropped, rows, runner)
         for loss in result.failed:
             runner.metrics.failed.add(loss.error)
-            self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name, loss.error))
+            row = rows[loss.row]
+            content = _content(list(sides.values()), loss.row) if row.source < 0 else None
+            self.ended.append(Ended(row, loss.reason, runner.plan.name, loss.error, content))
         for port, batch in result.emitted:
             if len(batch):
                 self._write(self._program.edges_of[node][port], batch)
@@ -157,6 +248,17 @@ class Execution:
             runner.metrics.dropped.add(loss.reason)
             self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name))
 
+    def _keep(self, node: int, result: NodeResult, rows: Sequence[Row]) -> None:
+        """Note whose rows the node holds now, and which rows of earlier batches ended."""
+        runner = self._program.runners[node]
+        self.kept.update(rows[i].reply for i in result.held)
+        for x in result.endings:
+            counts = runner.metrics.failed if x.error else runner.metrics.dropped
+            counts.add(x.error or x.reason)
+            content = Content(next(iter(runner.plan.inputs.get(x.port, ())), ""), x.record)
+            self.ended.append(Ended(x.row, x.reason, runner.plan.name, x.error, content))
+            self.kept.discard(x.row.reply)
+
     def _write(self, edge: str, batch: Batch) -> None:
         seal = self._program.seals.get(edge)
         if seal is not None:
@@ -167,26 +269,33 @@ class Execution:
             if edge not in self._program.fetched:  # a loop's records come round by way of Kafka
                 self._offer(edge, batch)
 
-    def _fail(self, work: _Work, losses: list[Loss], runner: NodeRunner) -> list[int]:
-        """End the rows that failed for good; the others, to be run again."""
-        policy = runner.plan.retry
-        again = sorted(x.row for x in losses if x.retryable and work.attempt < policy.attempts)
-        runner.metrics.retries += len(again)
-        retried = set(again)
-        for loss in losses:
-            if loss.row not in retried:
+    def _fail(self, work: _Work, losses: list[Loss], runner: NodeRunner) -> dict[int, int]:
+        """End the rows that failed for good; the others, to be run again, with the number of their next attempt."""
+        policy, rows = runner.plan.retry, work.batch.rows
+        # A row is behind another one that failed; one that says so without any has made an attempt.
+        ahead = {rows[x.row].key for x in losses if x.error != BEHIND}
+        again: dict[int, int] = {}
+        for loss in sorted(losses, key=lambda x: x.row):
+            attempt = work.attempts[loss.row] if work.attempts is not None else 1
+            row = rows[loss.row]
+            if loss.retryable and loss.error == BEHIND and row.key in ahead:
+                again[loss.row] = attempt
+            elif loss.retryable and attempt < policy.attempts:
+                again[loss.row] = attempt + 1
+                runner.metrics.retries += 1
+            else:
                 runner.metrics.failed.add(loss.error)
-                row = work.batch.rows[loss.row]
-                self.ended.append(Ended(row, loss.reason, runner.plan.name, loss.error))
+                content = _content([work.batch], loss.row) if row.source < 0 else None
+                self.ended.append(Ended(row, loss.reason, runner.plan.name, loss.error, content))
         return again
 
     def _offer(self, edge: str, batch: Batch) -> None:
         for node, port in self._program.feeds.get(edge, ()):
             if node not in self._program.gathering:
-                self._push(node, port, batch, 0, 1)
+                self._push(node, port, batch, 0)
                 continue
             if node not in self._sides:
-                self._push(node, port, batch, 0, 1)
+                self._push(node, port, batch, 0)
             self._sides.setdefault(node, {}).setdefault(port, []).append(batch)
 
     def _push(
@@ -195,12 +304,22 @@ class Execution:
         port: str,
         batch: Batch,
         due_ms: int,
-        attempt: int,
+        attempts: Sequence[int] | None = None,
         held: list[tuple[str, Batch]] | None = None,
     ) -> None:
         self._sequence += 1
         # Order: due first, then upstream nodes before downstream ones, then first come.
-        heappush(self._queue, _Work(due_ms, node, self._sequence, port, batch, attempt, held or []))
+        heappush(self._queue, _Work(due_ms, node, self._sequence, port, batch, attempts, held or []))
+
+
+def _content(batches: Sequence[Batch], index: int) -> Content:
+    """What row `index`, counted over all batches, was as it was written."""
+    for batch in batches:
+        if index < len(batch):
+            encoded = batch.encoded
+            return Content(encoded=Encoded(encoded.fingerprint, [encoded.values[index]]) if encoded else None)
+        index -= len(batch)
+    raise AssertionError("a row that ended is one of its batch")
 
 
 def _split(
@@ -247,8 +366,7 @@ def _in_read_order(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
     batch = concatenate(parts[0].schema, parts)
-    order = np.argsort(np.array([row.source for row in batch.rows], dtype=np.intp), kind="stable")
-    return batch.take(order)
+    return batch.take(in_read_order(batch.rows))
 
 
 def backoff_ms(policy: RetryPolicy, attempt: int) -> int:

@@ -16,7 +16,7 @@ from dataflow.core import ids, limits
 from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import TransportError
 from dataflow.planner.plan import Plan, StagePlan
-from dataflow.runtime.stage import StageParts
+from dataflow.runtime.parts import StageParts
 from dataflow.runtime.writer import Barrier
 from dataflow.transport.api import LATEST, Fabric, Position
 

@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, Protocol
+from typing import Final
 
 from dataflow.core import limits
 from dataflow.planner.plan import transactional_id
-from dataflow.runtime.task import StageProgram, Task
-from dataflow.sdk import Node
+from dataflow.runtime.keeping import Keeper
+from dataflow.runtime.parts import StageParts
+from dataflow.runtime.restore import Restorer
+from dataflow.runtime.task import Task
 from dataflow.transport.api import (
     EARLIEST,
     Consumer,
@@ -37,24 +38,6 @@ ACK_WAIT_S: Final = 0.001
 TABLE_REFRESH_S: Final = 0.05
 
 
-class TableFeed(Protocol):
-    """Broadcast tables of a stage: loaded to their ends before the first record, kept current after."""
-
-    def load(self) -> None: ...
-    def refresh(self) -> None: ...
-    def close(self) -> None: ...
-
-
-@dataclass
-class StageParts:
-    """A stage built and not yet running. `program` may be shared by all its tasks; nodes are opened by the loop."""
-
-    program: StageProgram
-    nodes: Sequence[Node]
-    tables: TableFeed
-    commit_every_ms: int = limits.COMMIT_INTERVAL_MS
-
-
 class StageLoop:
     """Fetch, hand to tasks, wait for acknowledgements, commit. `run` returns when stopped or raises what stopped it."""
 
@@ -72,6 +55,10 @@ class StageLoop:
         self._committed_at = 0.0
         self._torn = False
         self._refreshed_at = 0.0
+        self._inputs_ended = threading.Event()
+        self._told = False
+        self.drained = threading.Event()
+        self._restorer: Restorer | None = None
         self._parts: StageParts
         self._consumer: Consumer
         self._producer: Producer
@@ -84,6 +71,13 @@ class StageLoop:
         """Ask the loop to end without another commit: its offsets no longer mean what they did. Thread-safe."""
         self._torn = True
         self._stopping.set()
+
+    def end_inputs(self) -> None:
+        """Say that all inputs have ended: every task tells its nodes, once. Thread-safe.
+
+        `drained` is set when all that they gave is committed.
+        """
+        self._inputs_ended.set()
 
     def run(self) -> None:
         """Open, turn until stopped, drain, close."""
@@ -110,19 +104,26 @@ class StageLoop:
             getattr(node, "open", _nothing)()
         self._consumer = self._fabric.consumer(program.plan.group)
         stack.callback(self._end_transactions)
+        stack.callback(self._close_states)
         stack.callback(self._consumer.close)
+        if program.state is not None:
+            self._restorer = Restorer(self._fabric, program.state.changelog)
         self._consumer.subscribe(sorted(program.intakes), self)
         program.metrics.state, program.metrics.error = "running", ""
 
     @property
     def idle(self) -> bool:
-        """Nothing in hand and nothing to commit."""
-        return all(t.idle and not t.offsets.waiting for t in self._tasks.values())
+        """Nothing in hand, nothing to restore and nothing to commit."""
+        return not self._restoring and all(t.idle and not t.uncommitted for t in self._tasks.values())
+
+    @property
+    def _restoring(self) -> int:
+        return 0 if self._restorer is None else len(self._restorer)
 
     @property
     def due_ms(self) -> int | None:
-        """When the next retry is due, None when there is none."""
-        times = [due for t in self._tasks.values() if (due := t.due_ms) is not None]
+        """When the next retry or a timer of a node is due, None when there is none."""
+        times = [due for t in self._tasks.values() for due in (t.work_ms, t.next_timer_ms) if due is not None]
         return min(times, default=None)
 
     def turn(self, max_wait_s: float = IDLE_WAIT_S) -> None:
@@ -148,6 +149,9 @@ class StageLoop:
         if not messages or now - self._refreshed_at > TABLE_REFRESH_S:
             self._refreshed_at = now
             self._parts.tables.refresh()
+        if self._restorer is not None:
+            for partition, keeper in self._restorer.step().items() if self._restoring else ():
+                self._begin_task(partition, keeper)
         now_ms = int(self._clock() * 1000)
         for task in self._tasks.values():
             task.step(now_ms)
@@ -158,16 +162,34 @@ class StageLoop:
             task.collect()
         self._hold_back()
         self._commit_if_due()
+        if self._inputs_ended.is_set():
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        """Tell the nodes that the inputs have ended, when all state is there; and the world, when that is over."""
+        if self._restoring or self.drained.is_set():
+            return
+        if not self._told:
+            self._told = True
+            for task in self._tasks.values():
+                task.drain()
+        elif self.idle:
+            self.drained.set()
 
     def _wait_s(self) -> float:
+        if self._restoring:
+            return 0.0
         wait = IDLE_WAIT_S
         now_ms = self._clock() * 1000
         for task in self._tasks.values():
-            if task.idle and not task.offsets.waiting:
+            timer_ms = task.timer_ms
+            if timer_ms is not None:
+                wait = min(wait, max((timer_ms - now_ms) / 1000, 0.0))
+            if task.idle and not task.uncommitted:
                 continue
             if task.caller_waits:
                 return 0.0
-            due_ms = task.due_ms
+            due_ms = task.work_ms
             wait = min(wait, BUSY_WAIT_S if due_ms is None else max((due_ms - now_ms) / 1000, 0.0))
         return wait
 
@@ -209,11 +231,13 @@ class StageLoop:
         if self._torn:
             return
         chosen = list(tasks)
-        if any(t.offsets.waiting for t in chosen):
+        if any(t.uncommitted for t in chosen):
             self._flush_nodes()
         if self._parts.program.exactly_once:
             self._parts.program.metrics.commits += sum(task.commit(self._consumer) for task in chosen)
             return
+        if self._restorer is not None:
+            self._write_states(chosen)
         offsets: dict[Position, int] = {}
         if any(t.offsets.waiting for t in chosen):
             for task in chosen:
@@ -223,6 +247,20 @@ class StageLoop:
         self._consumer.commit(offsets, wait=wait)
         for task in chosen:
             task.committed()
+
+    def _write_states(self, tasks: Sequence[Task]) -> None:
+        """At least once: what tasks changed goes to the changelog when its outputs are there, before their offsets.
+
+        A crash in between counts these records in the state twice; never are they missing there.
+        """
+        if not any(t.uncommitted for t in tasks):
+            return
+        self._producer.flush(limits.DRAIN_TIMEOUT_MS / 1000)
+        for task in tasks:
+            task.write_state()
+        self._producer.flush(limits.DRAIN_TIMEOUT_MS / 1000)
+        for task in tasks:
+            task.confirm_state()
 
     def _flush_nodes(self) -> None:
         for node in self._parts.nodes:
@@ -261,23 +299,33 @@ class StageLoop:
         for position in positions:
             self._owned.setdefault(position[1], set()).add(position)
         for partition in sorted({p for _, p in positions}):
-            if partition in self.paused:
+            if partition in self.paused or (self._restorer is not None and partition in self._restorer):
                 self._consumer.pause(self._owned[partition])
-            if partition not in self._tasks:
+            elif partition not in self._tasks:
                 self._start_task(partition)
 
     def _start_task(self, partition: int) -> None:
-        """Begin to work on a partition number; exactly once only when it is owned on every input.
+        """Begin to work on a partition number; with transactions or state only when it is owned on every input.
 
-        Two members that each own it on some inputs would fence each other's transactions.
+        Two members that each own it on some inputs would fence each other's transactions, and write one changelog. What
+        has state begins when that is restored.
         """
         program = self._parts.program
-        transaction = self._transactions.get(partition)
         wanted = {p for p in program.seeds if p[1] == partition}
-        if program.exactly_once and not self._owned[partition] >= wanted:
+        alone = program.exactly_once or program.state is not None
+        if alone and not self._owned[partition] >= wanted:
             self._consumer.pause(self._owned[partition])
             return
-        self._tasks[partition] = Task(program, partition, self._producer, transaction)
+        if program.state is None:
+            self._begin_task(partition, None)
+            return
+        assert self._restorer is not None, "a stage with state has a restorer"
+        self._consumer.pause(self._owned[partition])
+        self._restorer.add(partition, program.state.open(partition, int(self._clock() * 1000)))
+
+    def _begin_task(self, partition: int, keeper: Keeper | None) -> None:
+        transaction = self._transactions.get(partition)
+        self._tasks[partition] = Task(self._parts.program, partition, self._producer, transaction, keeper)
         self._consumer.resume(self._owned[partition])
 
     def _rewind(self, positions: Iterable[Position]) -> None:
@@ -300,7 +348,11 @@ class StageLoop:
     def _forget(self, positions: Sequence[Position]) -> None:
         """Let go of partitions. What is left of a task's inputs is taken up anew, from where it was committed."""
         for _, partition in positions:
-            self._tasks.pop(partition, None)
+            task = self._tasks.pop(partition, None)
+            if task is not None:
+                task.close()
+            if self._restorer is not None:
+                self._restorer.drop(partition)
         for position in positions:
             partition = position[1]
             owned = self._owned.get(partition, set())
@@ -317,6 +369,14 @@ class StageLoop:
             self._rewind(self._owned[partition])
             self.paused.discard(partition)
             self._start_task(partition)
+
+    def _close_states(self) -> None:
+        """What is left after an error; what was not committed is lost with it."""
+        if self._restorer is not None:
+            self._restorer.close()
+        for task in self._tasks.values():
+            task.close()
+        self._tasks.clear()
 
     def _end_transactions(self) -> None:
         for transaction in self._transactions.values():

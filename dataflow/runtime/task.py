@@ -7,24 +7,31 @@ per key is kept, and the backlog's bound pauses the partition.
 At least once: outputs go out as they are made, and the loop commits offsets whose outputs are acknowledged. Exactly once:
 the task has a transactional producer of its own, named for this stage and partition, so that whoever takes the partition
 over fences it; outputs go out once their batch is over, and a transaction holds whole batches and their offsets.
+
+State of keyed nodes: timers that are due are run like a batch, between two batches. What a batch changed is settled with
+its end, goes to the changelog with the commit of its offsets, and is lost with the task if that fails.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
+from dataflow.codecs import Codec
 from dataflow.core import ids, limits
-from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import TransportError
 from dataflow.observe.metrics import StageMetrics
 from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import AnswerWhen, StagePlan
-from dataflow.runtime.execution import Ended, Execution, Program
+from dataflow.runtime.execution import Execution, Program
+from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers
 from dataflow.runtime.intake import Intake
-from dataflow.runtime.offsets import OffsetTracker, Ticket
-from dataflow.runtime.writer import Barrier, EdgeWriter, send_dead_letter, send_refusal, send_reply
+from dataflow.runtime.keeping import Keeper, StatePlace
+from dataflow.runtime.letters import remade, timer_letter
+from dataflow.runtime.offsets import OffsetTracker
+from dataflow.runtime.writer import EdgeWriter, send_dead_letter, send_refusal, send_reply
 from dataflow.transport.api import Consumer, Message, Position, Producer, TransactionalProducer
 
 
@@ -43,42 +50,13 @@ class StageProgram:
     metrics: StageMetrics
     tracing: Tracing | None = None
     exactly_once: bool = False
+    state: StatePlace | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer ready to go: the record of the request on an answer edge, as it was written there."""
-
-    row: Row
-    edge: str
-    value: bytes | None
-    fingerprint: bytes
-
-
-@dataclass(eq=False, slots=True)
-class _InHand:
-    """A batch between fetch and the writing of its last output."""
-
-    ticket: Ticket
-    messages: Sequence[Message]
-    first: Batch
-    execution: Execution
-    ended: list[Ended]
-    barrier: Barrier = field(default_factory=Barrier)
-    written: int = 0  # how many of execution.written are sent
-    answers: dict[int, Reply] = field(default_factory=dict)  # by source index
-    left: set[int] = field(default_factory=set)  # sources that went on to another stage of the answer's path
-    refusals: list[Ended] = field(default_factory=list)
-
-
-@dataclass(eq=False, slots=True)
-class _Sent:
-    """What is left of a batch whose outputs are on their way: its records and columns, the most of it, are let go."""
-
-    ticket: Ticket
-    barrier: Barrier
-    answers: Mapping[int, Reply]
-    refusals: Sequence[Ended]
+    @cached_property
+    def codecs(self) -> dict[str, Codec]:
+        """Those of all edges of the stage, by edge."""
+        read = {intake.edge: intake.codec for intake in self.intakes.values()}
+        return {**read, **{edge: writer.codec for edge, writer in self.writers.items()}}
 
 
 class Task:
@@ -90,6 +68,7 @@ class Task:
         partition: int,
         producer: Producer,
         transaction: TransactionalProducer | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._stage = stage
         self._partition = partition
@@ -100,15 +79,18 @@ class Task:
         self._in_transaction = False
         self._passed: dict[Position, int] = {}
         self._backlog: deque[tuple[Position, Sequence[Message] | int]] = deque()
-        self._running: _InHand | None = None
-        self._unacknowledged: deque[_Sent] = deque()
-        self._held_replies: list[_Sent] = []
+        self._running: InHand | None = None
+        self._unacknowledged: deque[Sent] = deque()
+        self._held_replies: list[Sent] = []
+        self._keeper = keeper
+        self._timers_ran = False
+        self._draining: deque[int] = deque()
         self.offsets = OffsetTracker()
 
     @property
     def idle(self) -> bool:
         """Nothing in hand."""
-        return not self._backlog and self._running is None and not self._unacknowledged
+        return not self._backlog and self._running is None and not self._unacknowledged and not self._draining
 
     @property
     def full(self) -> bool:
@@ -116,11 +98,26 @@ class Task:
         return len(self._backlog) + len(self._unacknowledged) >= limits.MAX_BATCHES_IN_FLIGHT
 
     @property
-    def due_ms(self) -> int | None:
-        """When `step` has something to do: 0 now, None not before something arrives."""
+    def uncommitted(self) -> bool:
+        """Whether something that is over waits to be committed."""
+        return self.offsets.waiting or (self._keeper is not None and self._keeper.state.wants_commit)
+
+    @property
+    def work_ms(self) -> int | None:
+        """When `step` has work that is in hand: 0 now, None not before something arrives."""
         if self._running is not None:
             return self._running.execution.due_ms
-        return 0 if self._backlog else None
+        return 0 if self._backlog or self._draining else None
+
+    @property
+    def timer_ms(self) -> int | None:
+        """When `step` has timers to fire, or state to tidy; None while something is in hand that comes first."""
+        return None if self._keeper is None or self._running is not None else self._keeper.state.due_ms()
+
+    @property
+    def next_timer_ms(self) -> int | None:
+        """When the earliest timer of a node is due."""
+        return None if self._keeper is None else self._keeper.state.next_timer_ms()
 
     @property
     def caller_waits(self) -> bool:
@@ -130,7 +127,7 @@ class Task:
     @property
     def wants_commit(self) -> bool:
         """Whether callers wait for the commit itself."""
-        if self._held_replies:
+        if self._held_replies or (self._keeper is not None and self._keeper.full):
             return True
         # A transaction's commit waits for the acknowledgements too: no need to wait for them first.
         return self._commits_for_callers and any(h.answers or h.refusals for h in self._unacknowledged)
@@ -147,35 +144,81 @@ class Task:
         """All of the partition before `end` was taken: what lies there beyond the last record is no record."""
         self._backlog.append((position, end))
 
+    def drain(self) -> None:
+        """All inputs of the stage have ended: tell each node that wants to know, upstream ones first, in later steps."""
+        runners = self._stage.program.runners if self._keeper is not None else ()
+        self._draining.extend(i for i, runner in enumerate(runners) if runner.drains)
+
     def step(self, now_ms: int) -> None:
         """Run what can be run of one batch; its outputs are sent, not yet acknowledged.
 
         One batch only: between two the loop polls, or a slow node would cost the group membership.
         """
-        if self._running is None:
-            if not self._backlog:
-                return
-            position, taken = self._backlog[0]
-            if isinstance(taken, int):
-                self._pass(position, taken)
-                self._backlog.popleft()
-                return
-            # It leaves the backlog only once its ticket holds back the offsets: nothing may fall in between.
-            self._running = self._begin(position, taken, now_ms)
-            self._backlog.popleft()
+        if self._keeper is not None:
+            if self._running is None:
+                self._keeper.state.begin(now_ms)
+                # Timers that set themselves again and again leave every second turn to the records.
+                if self._timers_ran or not self._begin_timers(now_ms):
+                    self._timers_ran = False
+                    self._begin_next(now_ms)
+                else:
+                    self._timers_ran = True
+        elif self._running is None:
+            self._begin_next(now_ms)
         hand = self._running
+        if hand is None:
+            return
         self._execute(hand, now_ms)
         if hand.execution.over:
             self._settle(hand)
+            if self._keeper is not None:
+                self._keeper.state.settle()
             self._running = None
-            self._unacknowledged.append(_Sent(hand.ticket, hand.barrier, hand.answers, hand.refusals))
+            self._unacknowledged.append(Sent(hand.ticket, hand.barrier, hand.answers, hand.refusals))
 
-    def _execute(self, hand: _InHand, now_ms: int) -> None:
+    def _begin_next(self, now_ms: int) -> None:
+        """Take the next batch in hand, if there is one."""
+        if not self._backlog:
+            if self._draining:
+                self._begin_drain()
+            return
+        position, taken = self._backlog[0]
+        if isinstance(taken, int):
+            self._pass(position, taken)
+        else:
+            # It leaves the backlog only once its ticket holds back the offsets: nothing may fall in between.
+            self._running = self._begin(position, taken, now_ms)
+        self._backlog.popleft()
+
+    def _begin_timers(self, now_ms: int) -> bool:
+        """Take timers that are due in hand; False if there are none."""
+        assert self._keeper is not None
+        state = self._keeper.state
+        due_ms = state.due_ms()
+        if due_ms is None or due_ms > now_ms:
+            return False
+        due = state.pop_due(now_ms, limits.MAX_BATCH_RECORDS)
+        if not due:
+            state.settle()  # what expired is gone, and goes with the next commit
+            return False
+        execution = Execution(self._stage.program, state)
+        self._running = InHand(self.offsets.begin({}), (), (), execution, [])
+        execution.fire(due)
+        return True
+
+    def _begin_drain(self) -> None:
+        """Take in hand what the next node gives when it hears that its inputs have ended."""
+        assert self._keeper is not None
+        execution = Execution(self._stage.program, self._keeper.state)
+        self._running = InHand(self.offsets.begin({}), (), (), execution, [])
+        execution.drain(self._draining.popleft())
+
+    def _execute(self, hand: InHand, now_ms: int) -> None:
         tracing, plan = self._stage.tracing, self._stage.plan
-        if tracing is None:
+        if tracing is None or not hand.messages:
             hand.execution.step(now_ms)
         else:
-            with tracing.batch(plan.name, plan.group, hand.messages[0].topic(), hand.first.rows):
+            with tracing.batch(plan.name, plan.group, hand.messages[0].topic(), hand.first):
                 hand.execution.step(now_ms)
         if self._transaction is None or hand.execution.over:
             self._write(hand)
@@ -186,7 +229,7 @@ class Task:
             self._passed[position] = end
             self.offsets.finish(self.offsets.begin({position: end}))
 
-    def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> _InHand:
+    def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> InHand:
         stage = self._stage
         topic, partition = position
         intake = stage.intakes[topic]
@@ -196,9 +239,11 @@ class Task:
         self._passed[position] = end
         ticket = self.offsets.begin({position: end})
         stage.metrics.records += len(messages)
-        return _InHand(ticket, messages, batch, Execution(stage.program, intake.edge, batch), ended)
+        execution = Execution(stage.program, None if self._keeper is None else self._keeper.state)
+        execution.feed(intake.edge, batch)
+        return InHand(ticket, messages, batch.rows, execution, ended)
 
-    def _write(self, hand: _InHand) -> None:
+    def _write(self, hand: InHand) -> None:
         """Send what the execution gave since the last time."""
         stage = self._stage
         self._begin_transaction()
@@ -207,50 +252,47 @@ class Task:
             failed = stage.writers[edge].write(batch, self._partition, self._records, hand.barrier)
             hand.ended += failed
             if edge in stage.plan.leaves:
-                hand.left.update(row.source for row in batch.rows)
+                hand.left.update(row.reply for row in batch.rows)
             if edge in stage.plan.answers:
-                self._note_answers(hand, edge, batch, {e.row.id for e in failed})
+                note_answers(hand, edge, batch, {e.row.id for e in failed})
         hand.written = len(written)
 
-    @staticmethod
-    def _note_answers(hand: _InHand, edge: str, batch: Batch, unsent: set[bytes]) -> None:
-        encoded = batch.encoded
-        assert encoded is not None, "an edge is encoded before its answers are noted"
-        for row, value in zip(batch.rows, encoded.values, strict=True):
-            # The first record of a request on any answer edge is its answer.
-            if row.reply and row.source not in hand.answers and row.id not in unsent:
-                hand.answers[row.source] = Reply(row, edge, value, encoded.fingerprint)
-
-    def _settle(self, hand: _InHand) -> None:
+    def _settle(self, hand: InHand) -> None:
         """The batch has run: bury what failed, and find the callers who will get no answer."""
         stage = self._stage
         hand.ended += hand.execution.ended
-        buried: set[int] = set()
-        for ended in hand.ended:
-            # A record is buried once, with its first cause, however many of its children failed: it is redriven once.
-            if ended.error and ended.row.source not in buried:
-                buried.add(ended.row.source)
-                message = hand.messages[ended.row.source]
-                send_dead_letter(self._records, stage.origin, message, ended, hand.barrier)
-                stage.metrics.dead_letters += 1
+        self._bury(hand)
         if not stage.on_answer_path:
             return
-        over: dict[int, Ended] = {}
-        for ended in hand.ended:
-            row = ended.row
-            if row.reply and row.source not in hand.answers and row.source not in hand.left:
-                before = over.get(row.source)
-                if before is None or (ended.error and not before.error):
-                    over[row.source] = ended
-        for row in hand.first.rows:
-            if row.reply and not (
-                row.source in hand.answers or row.source in hand.left or row.source in over
-            ):
-                over[row.source] = Ended(row, "the request ended on a branch without an answer", "")
-        hand.refusals = list(over.values())
+        hand.refusals = find_refusals(hand)
         if stage.answer_when == "eager":
             self._answer(hand)
             hand.answers, hand.refusals = {}, []
+
+    def _bury(self, hand: InHand) -> None:
+        """A dead letter for each record that failed, and for each timer."""
+        stage = self._stage
+        buried: set[int | bytes] = set()
+        for ended in hand.ended:
+            if not ended.error:
+                continue
+            # A record is buried once, with its first cause, however many of its children failed: it is redriven once.
+            source = ended.row.source
+            identity = source if source >= 0 else ended.row.id
+            if identity in buried:
+                continue
+            buried.add(identity)
+            message: Message = (
+                hand.messages[source]
+                if source >= 0
+                else remade(ended, stage.intakes, stage.codecs, self._partition)
+            )
+            send_dead_letter(self._records, stage.origin, message, ended, hand.barrier)
+            stage.metrics.dead_letters += 1
+        for misfire in hand.execution.misfired:
+            letter, cause = timer_letter(misfire, stage.origin.partition("@")[0])
+            send_dead_letter(self._records, stage.origin, letter, cause, hand.barrier)
+            stage.metrics.dead_letters += 1
 
     def collect(self) -> None:
         """Finish batches whose outputs are all acknowledged, and answer their callers.
@@ -286,27 +328,58 @@ class Task:
         the task may only be given up.
         """
         assert self._transaction is not None, "offsets are the loop's to commit"
-        if not self._in_transaction and not self.offsets.waiting:
+        if not self._in_transaction and not self.uncommitted:
             return False
+        if self._keeper is not None:
+            self._begin_transaction()
+            self._keeper.write(self._transaction)
         if self._transaction.flush(limits.DRAIN_TIMEOUT_MS / 1000):
             raise TransportError(
                 f"writing the outputs of stage '{self._stage.plan.name}': not acknowledged in time"
             )
         self.collect()
         assert not self._unacknowledged, "what is flushed is acknowledged"
+        if self._keeper is not None:
+            self._keeper.confirm()
         self._begin_transaction()
         self._transaction.commit(self.offsets.committable(), consumer)
         self._in_transaction = False
         self.committed()
         return True
 
+    def write_state(self) -> None:
+        """At least once: send to the changelog what batches changed whose outputs are acknowledged: all that are over.
+
+        Raises TransportError where one is not, or was refused.
+        """
+        if self._keeper is None or not self._keeper.state.wants_commit:
+            return
+        self.collect()
+        if self._unacknowledged:
+            raise TransportError(
+                f"writing the outputs of stage '{self._stage.plan.name}': not acknowledged in time"
+            )
+        self._keeper.write(self._records)
+
+    def confirm_state(self) -> None:
+        """Raises TransportError unless all that `write_state` sent is acknowledged."""
+        if self._keeper is not None:
+            self._keeper.confirm()
+
+    def close(self) -> None:
+        """Let go of the task's state; what was not committed of it is lost."""
+        if self._keeper is not None:
+            self._keeper.close()
+
     def committed(self) -> None:
-        """The offsets handed out by `offsets.committable` are through."""
+        """The offsets handed out by `offsets.committable` are through, and what `write_state` wrote counts."""
+        if self._keeper is not None:
+            self._keeper.committed()
         held, self._held_replies = self._held_replies, []
         for hand in held:
             self._answer(hand)
 
-    def _answer(self, hand: _InHand | _Sent) -> None:
+    def _answer(self, hand: InHand | Sent) -> None:
         for reply in hand.answers.values():
             send_reply(self._replies, reply.row, reply.edge, reply.value, reply.fingerprint)
         for ended in hand.refusals:

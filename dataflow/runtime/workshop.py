@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from dataflow.codecs import Codec, codec_for
@@ -16,9 +17,10 @@ from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TablePlan
 from dataflow.registry import Registry
 from dataflow.runtime.execution import Program
 from dataflow.runtime.intake import Intake
+from dataflow.runtime.keeping import StatePlace
 from dataflow.runtime.nodes import NodeRunner
+from dataflow.runtime.parts import StageParts
 from dataflow.runtime.schemas import SchemaStore, reader_codecs
-from dataflow.runtime.stage import StageParts
 from dataflow.runtime.table_feed import TopicTables
 from dataflow.runtime.task import StageProgram
 from dataflow.runtime.writer import EdgeWriter, Target
@@ -30,7 +32,10 @@ from dataflow.transport.api import Fabric, Header, Position
 
 @dataclass
 class Workshop:
-    """What stages are built from in this process: one of it, shared by all its stages."""
+    """What stages are built from in this process: one of it, shared by all its stages.
+
+    `state_folder` is where local files of state are; None keeps them in memory: a start then reads the whole changelog.
+    """
 
     project: Path
     registry: Registry
@@ -38,6 +43,7 @@ class Workshop:
     metrics: Metrics = field(default_factory=Metrics)
     models: ModelStore = field(default_factory=ModelStore)
     tracing: Tracing | None = None
+    state_folder: Path | None = None
     schemas: SchemaStore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +66,7 @@ class Workshop:
             metrics=self.metrics.stage(plan.pipeline, stage.name),
             tracing=self.tracing,
             exactly_once=plan.delivery == "exactly_once",
+            state=self._state(stage, nodes),
         )
         commit_ms = max(
             [limits.COMMIT_INTERVAL_MS, *(getattr(n, "commit_every_ms", 0) for n in nodes.values())]
@@ -84,6 +91,28 @@ class Workshop:
                         raise NodeError(
                             f"node '{name}' of pipeline '{plan.pipeline}' does not start: {reason}"
                         ) from error
+
+    def _state(self, stage: StagePlan, nodes: Mapping[str, Node]) -> StatePlace | None:
+        """Where the state of the stage's keyed nodes is kept, None if there are none."""
+        keyed = tuple(name for name, node in nodes.items() if is_keyed(node))
+        if not stage.changelog:
+            if keyed:
+                raise PlanError(
+                    f"node '{keyed[0]}' keeps state, and its stage '{stage.name}' was planned without any",
+                    hint="did its code change? plan anew",
+                )
+            return None
+        admin = self.fabric.admin()
+        info = admin.describe([stage.changelog]).get(stage.changelog)
+        if info is None:
+            raise PlanError(
+                f"stage '{stage.name}': the topic of its state, '{stage.changelog}', is not there",
+                hint="deploy the plan (dataflow up) first",
+            )
+        folder = self.state_folder
+        if folder is not None:
+            folder = folder / admin.cluster_id() / stage.group
+        return StatePlace(stage.changelog, info.topic_id, folder, keyed)
 
     def _tables(self, plan: Plan, stage: StagePlan) -> dict[str, TablePlan]:
         return {t: plan.tables[t] for n in stage.nodes for t in plan.nodes[n].tables}
@@ -121,6 +150,7 @@ class Workshop:
     def _program(
         self, plan: Plan, stage: StagePlan, nodes: Mapping[str, Node], writers: Mapping[str, EdgeWriter]
     ) -> Program:
+        numbers = count()
         runners = tuple(
             NodeRunner(
                 plan.nodes[name],
@@ -129,6 +159,8 @@ class Workshop:
                 self.metrics.node(plan.pipeline, name, plan.nodes[name].kind),
                 plan.pipeline,
                 self.tracing,
+                keyed=is_keyed(nodes[name]),
+                numbers=numbers,
             )
             for name in stage.nodes
         )
@@ -207,6 +239,11 @@ class Workshop:
             for name, info in topics.items()
             for partition in range(info.partitions)
         }
+
+
+def is_keyed(node: Node) -> bool:
+    """Whether a node, as it was built, has state by record key."""
+    return bool(getattr(node, "keyed", False))
 
 
 def _nothing() -> None:

@@ -131,6 +131,11 @@ class TaskState:
             times.append(self._save_due_ms)
         return min(times, default=None)
 
+    def next_timer_ms(self) -> int | None:
+        """When the earliest processing timer is due, None without any. `due_ms` says when there is housekeeping, too."""
+        times = [due.at_ms for node in self._nodes.values() if (due := node.peek("processing")) is not None]
+        return min(times, default=None)
+
     def pop_due(self, now_ms: int, limit: int) -> list[tuple[str, Timer]]:
         """Take up to `limit` (node, processing timer) that are due, in the order of Timer; and remove what expired.
 

@@ -18,7 +18,7 @@ from dataflow.planner.build import build_plan
 from dataflow.planner.plan import Plan
 from dataflow.planner.resolve import resolve
 from dataflow.registry import Registry
-from dataflow.runtime.stage import StageParts
+from dataflow.runtime.parts import StageParts
 from dataflow.runtime.workshop import Workshop
 from dataflow.sdk import Batch, ContractContext, NodeContext, Out, Settings, node
 from dataflow.spec import load_project

@@ -90,8 +90,14 @@ def graphs(draw: st.DrawFn) -> tuple[list[tuple[int, str]], list[dict[int, Fate]
     return parents, fates, keys
 
 
+def fed(program: Program, batch: Batch) -> Execution:
+    execution = Execution(program)
+    execution.feed("in", batch)
+    return execution
+
+
 def run(program: Program, batch: Batch) -> tuple[Execution, list[int]]:
-    execution = Execution(program, "in", batch)
+    execution = fed(program, batch)
     now_ms, times = 1_000, []
     while not execution.over:
         now_ms = max(now_ms, execution.due_ms)
@@ -149,7 +155,7 @@ def test_every_row_ends_as_the_naive_model_says_and_keys_keep_their_order(
 def test_rows_behind_a_retried_one_of_another_key_do_not_wait() -> None:
     fates: list[dict[int, Fate]] = [{0: (1, "out"), 1: (0, "out"), 2: (0, "out")}]
     program = program_of([(-1, "out")], fates)
-    execution = Execution(program, "in", rows_of([0, 1, 0]))
+    execution = fed(program, rows_of([0, 1, 0]))
     execution.step(1_000)
     assert [b["n"].tolist() for _, b in execution.written] == [[1]]
     assert execution.due_ms == 1_010

@@ -300,7 +300,7 @@ def test_in_hand_is_bounded_and_time_is_told(programs: dict[str, tuple[Path, str
 
     def told() -> tuple[bool, bool, int | None, bool]:
         task = driven.task
-        return task.idle, task.full, task.due_ms, task.caller_waits
+        return task.idle, task.full, task.work_ms, task.caller_waits
 
     assert told() == (True, False, None, False)
     for _ in range(limits.MAX_BATCHES_IN_FLIGHT):
@@ -320,7 +320,7 @@ def test_a_waiting_retry_holds_back_what_comes_after(programs: dict[str, tuple[P
     driven.take(["retry"])
     driven.take(["pass"])
     driven.task.step(1_000)
-    assert driven.task.due_ms == 1_010
+    assert driven.task.work_ms == 1_010
     assert driven.producer.sent == []
     driven.task.step(1_010)
     driven.task.step(1_020)
@@ -334,4 +334,4 @@ def test_a_step_runs_one_batch_so_that_the_loop_keeps_polling(programs: dict[str
     driven.take(["pass"])
     driven.step()
     assert [offset_of(s) for s in driven.producer.to("p.a")] == [0]
-    assert driven.task.due_ms == 0
+    assert driven.task.work_ms == 0

@@ -1,0 +1,79 @@
+"""What a task has in hand between fetch and answer: who of it gets which answer, and who is told that none will come.
+
+Callers are known by `Row.reply`, not by the fetched record: a record made from state may answer one who came batches
+ago. Pure but for the marks on what is in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from dataflow.core.batch import Batch, Row
+from dataflow.runtime.execution import Ended, Execution
+from dataflow.runtime.offsets import Ticket
+from dataflow.runtime.writer import Barrier
+from dataflow.transport.api import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer ready to go: the record of the request on an answer edge, as it was written there."""
+
+    row: Row
+    edge: str
+    value: bytes | None
+    fingerprint: bytes
+
+
+@dataclass(eq=False, slots=True)
+class InHand:
+    """A batch, or timers, between fetch and the writing of its last output. `left` and the keys of `answers` are callers."""
+
+    ticket: Ticket
+    messages: Sequence[Message]
+    first: Sequence[Row]
+    execution: Execution
+    ended: list[Ended]
+    barrier: Barrier = field(default_factory=Barrier)
+    written: int = 0  # how many of execution.written are sent
+    answers: dict[bytes, Reply] = field(default_factory=dict)
+    left: set[bytes] = field(default_factory=set)  # went on to another stage of the answer's path
+    refusals: list[Ended] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Sent:
+    """What is left of a batch whose outputs are on their way: its records and columns, the most of it, are let go."""
+
+    ticket: Ticket
+    barrier: Barrier
+    answers: Mapping[bytes, Reply]
+    refusals: Sequence[Ended]
+
+
+def note_answers(hand: InHand, edge: str, batch: Batch, unsent: Set[bytes]) -> None:
+    """Remember the answers among the records of an answer edge; `unsent` are ids of those that could not be written."""
+    encoded = batch.encoded
+    assert encoded is not None, "an edge is encoded before its answers are noted"
+    for row, value in zip(batch.rows, encoded.values, strict=True):
+        # The first record of a request on any answer edge is its answer.
+        if row.reply and row.reply not in hand.answers and row.id not in unsent:
+            hand.answers[row.reply] = Reply(row, edge, value, encoded.fingerprint)
+
+
+def find_refusals(hand: InHand) -> list[Ended]:
+    """Why each caller of whom nothing is left gets no answer: a failure rather than a drop, where there are both."""
+    kept = hand.execution.kept
+    over: dict[bytes, Ended] = {}
+    for ended in hand.ended:
+        reply = ended.row.reply
+        if reply and reply not in hand.answers and reply not in hand.left and reply not in kept:
+            before = over.get(reply)
+            if before is None or (ended.error and not before.error):
+                over[reply] = ended
+    for row in hand.first:
+        reply = row.reply
+        if reply and not (reply in hand.answers or reply in hand.left or reply in over or reply in kept):
+            over[reply] = Ended(row, "the request ended on a branch without an answer", "")
+    return list(over.values())
