@@ -7,117 +7,25 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar, Final
-
-from pydantic import Field as Setting
+from typing import Any, ClassVar
 
 from dataflow.sdk import (
-    MAX_ASYNC_CALLS,
     Batch,
     CallContext,
-    ContractContext,
-    ContractError,
+    KeyedState,
     NodeContext,
     NodeError,
     Out,
-    Schema,
-    Settings,
-    UserCallable,
+    Timer,
     load_callable,
-    nearest,
     signature_of,
 )
 
+from ._event_time import EventClock, time_field
 from ._python_columns import settle_columns, settle_own
+from ._python_contract import ASYNC_CALLS, PythonCall, PythonStateful, annotated
+from ._python_keyed import KeyedCalls
 from ._python_rows import Lost, Shape, lost_by, report, settle_rows
-
-ASYNC_CALLS: Final = 16
-
-
-class PythonCall(Settings):
-    """Which function or class to call, and how."""
-
-    call: str = Setting(
-        description="`module.function` or `module.Class`, looked for in the pipeline's folder, then in the project."
-    )
-    arguments: dict[str, Any] = Setting(
-        default_factory=dict, description="Keyword arguments of the function, or of the class's constructor."
-    )
-    concurrency: int | None = Setting(
-        default=None,
-        ge=1,
-        le=MAX_ASYNC_CALLS,
-        description=(
-            f"Rows of a batch in hand at once. Default: {ASYNC_CALLS} for an async function; 1 for others, more runs "
-            "them in threads."
-        ),
-    )
-    timeout_ms: int | None = Setting(
-        default=None,
-        ge=1,
-        description="Longest time of one call of an async function; a row beyond it fails and may be retried.",
-    )
-
-
-def contract_of(settings: PythonCall, context: ContractContext, *, appends: bool) -> dict[str, Schema]:
-    """The contract of a Python node, from `out:` or the return annotation; the user's code is read, not run."""
-    user = signature_of(context.folder, settings.call)
-    _check_arguments(settings, user)
-    produced = context.out if context.out is not None else _annotated(user)
-    if produced is None:
-        why = f"{user.ref} accounts for its rows on `out`" if user.takes_out else user.returns.why
-        raise ContractError(
-            f"no contract: {why}",
-            path=("with", "call"),
-            hint="annotate it with a TypedDict, declare the fields under out:, "
-            f"or see `dataflow infer {context.node} --sample FILE`",
-        )
-    if context.keep is None:
-        return {"out": context.input.merged(produced) if appends else produced}
-    for index, name in enumerate(context.keep):
-        if name in produced:
-            raise ContractError(
-                f"keep: field '{name}' is also returned by {user.ref}",
-                path=("keep", index),
-                hint="remove one of them",
-            )
-    return {"out": produced.merged(context.kept())}
-
-
-def _annotated(user: UserCallable) -> Schema | None:
-    return None if user.takes_out else user.returns.schema
-
-
-def _check_arguments(settings: PythonCall, user: UserCallable) -> None:
-    given = [*settings.arguments, *(("artifact",) if getattr(settings, "model", None) else ())]
-    for name in given:
-        if name not in user.parameters and not user.takes_any:
-            path = ("with", "arguments", name) if name in settings.arguments else ("with", "model")
-            raise ContractError(
-                f"{user.ref} has no parameter '{name}'", path=path, hint=nearest(name, user.parameters)
-            )
-    absent = [name for name in user.required if name not in given]
-    if absent:
-        is_row_context = absent[0] == "context" and user.array_wise
-        raise ContractError(
-            f"{user.ref} needs an argument '{absent[0]}'",
-            path=("with", "arguments"),
-            hint="per row there are batch.ids, batch.keys and batch.attempts"
-            if is_row_context
-            else "give it under arguments:, or a default",
-        )
-    if settings.timeout_ms is not None and not user.asynchronous:
-        raise ContractError(
-            f"timeout_ms: {user.ref} is not async, and a running thread cannot be stopped",
-            path=("with", "timeout_ms"),
-            hint="write `async def`, or use the timeouts of the client it calls",
-        )
-    if settings.concurrency is not None and user.array_wise:
-        raise ContractError(
-            f"concurrency: {user.ref} takes a whole batch at once",
-            path=("with", "concurrency"),
-            hint="remove it, or write a function of one row",
-        )
 
 
 class PythonNode:
@@ -135,7 +43,7 @@ class PythonNode:
         self._context = context
         self._folder = context.folder.resolve()
         self._user = signature_of(context.folder, settings.call)
-        produced = context.out if context.out is not None else _annotated(self._user)
+        produced = context.out if context.out is not None else annotated(self._user)
         if produced is None:
             raise NodeError(f"{settings.call} has no contract", hint="declare its fields under out:")
         keep = context.keep if context.keep is not None else context.input.names if self.appends else ()
@@ -151,6 +59,8 @@ class PythonNode:
         self._threads: ThreadPoolExecutor | None = None
         self._concurrency = settings.concurrency or 1
         self._asynchronous = self._user.asynchronous
+        self.keyed = self._user.keyed
+        self._keyed: KeyedCalls | None = None
 
     def open(self) -> None:
         """Import the code, make the instance and call its `open`. Raises NodeError with the cause chained."""
@@ -173,6 +83,8 @@ class PythonNode:
             self._concurrency = self._settings.concurrency or ASYNC_CALLS
         elif self._concurrency > 1:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix=self._context.node)
+        if self.keyed:
+            self._keyed = self._keyed_calls()
 
     def close(self) -> None:
         """Call the instance's `close`, then release threads and loop."""
@@ -186,14 +98,57 @@ class PythonNode:
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
                 self._loop.close()
 
-    def process(self, batch: Batch, out: Out, port: str = "in") -> None:
+    def _keyed_calls(self) -> KeyedCalls:
+        settings, context = self._settings, self._context
+        assert isinstance(settings, PythonStateful)
+        on_timer = getattr(self._instance, "on_timer", None)
+        if settings.on_timer is not None:
+            on_timer = load_callable(self._folder, settings.on_timer)
+        if _is_async(on_timer) and self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        field = time_field(settings.time, context.input)
+        return KeyedCalls(
+            self._shape,
+            context.output,
+            f"{context.pipeline}/{context.node}",
+            self._folder,
+            clock=(EventClock({"in": field}, settings), field) if field else None,
+            call=self._one(self._call),
+            on_timer=self._one(on_timer) if on_timer is not None else None,
+        )
+
+    def _one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of one row or timer and its context, whose exceptions come back as `Lost`."""
+        if not _is_async(function):
+            return partial(_guarded, function, self._folder)
+
+        def call(given: Any, context: Any) -> Any:
+            assert self._loop is not None
+            return self._loop.run_until_complete(self._answer(partial(function, given, context=context)))
+
+        return call
+
+    def process(self, batch: Batch, out: Out, port: str = "in", state: KeyedState | None = None) -> None:
         """Call the function for every row, or once for the batch, and account for every row on `out`."""
-        del port
+        if self._keyed is not None:
+            assert state is not None
+            self._keyed.process(batch, out, port, state)
+            return
         if self._user.array_wise:
             self._process_batch(batch, out)
             return
         rows: list[Any] = batch.to_dicts()
         settle_rows(self._shape, batch, self._results(batch, rows), out, self._folder)
+
+    def fire(self, timers: Sequence[Timer], out: Out, state: KeyedState) -> None:
+        """Processing timers of keyed code are due."""
+        if self._keyed is not None:
+            self._keyed.fire(timers, out, state)
+
+    def drain(self, out: Out, state: KeyedState) -> None:
+        """The inputs of keyed code have ended: event timers fire."""
+        if self._keyed is not None:
+            self._keyed.drain(out, state)
 
     def _results(self, batch: Batch, rows: Sequence[Any]) -> list[Any]:
         contexts: Sequence[CallContext] | None = None
@@ -307,7 +262,7 @@ def _not_open(*_: Any) -> Any:
     raise NodeError("the node is not open")
 
 
-def _guarded(call: Callable[..., Any], folder: Any, row: Any, context: CallContext | None = None) -> Any:
+def _guarded(call: Callable[..., Any], folder: Any, row: Any, context: object = None) -> Any:
     try:
         return call(row) if context is None else call(row, context=context)
     except Exception as error:  # noqa: BLE001  (user code: anything may come)

@@ -15,6 +15,9 @@ from dataflow.sdk import Batch, Column, Drop, Fail, Out, Schema, coerce_columns,
 
 RETURNED_NONE: Final = "returned None"
 RETURNED_NOTHING: Final = "returned no records"
+_ABSENT: Final = object()
+_INT64: Final = 1 << 63
+_PLAIN: Final = {"float64": float, "bool": bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,41 @@ def settle_rows(shape: Shape, batch: Batch, results: Sequence[Any], out: Out, fo
         cells = {f.name: [record.fields.get(f.name) for record in run] for f in shape.produced}
         made = coerce_columns(shape.produced, cells, len(run), form="python").columns
         out.emit({**made, **shape.kept_columns(batch, rows)}, rows=rows, children=children)
+
+
+def settled(shape: Shape, result: Any, folder: Path) -> Any:
+    """One result, checked at once: None, a dict, a list of dicts (children), or `Lost`. `settle_rows` emits it.
+
+    What returned None is None here where the function promises nothing, `Lost` without an error elsewhere.
+    """
+    if isinstance(result, Lost) or (result is None and shape.silent):
+        return result
+    if type(result) is dict and fits(shape.produced, result):
+        return result
+    records, losses = _flatten([result], folder)
+    _check_names(shape, records, losses)
+    _convert(shape, records, losses)
+    if losses:
+        return losses[0]
+    return [record.fields for record in records] if records[0].child else records[0].fields
+
+
+def fits(schema: Schema, record: Mapping[str, Any]) -> bool:
+    """Whether a record fits for certain, told by the Python types of its values alone. False: look closer."""
+    if len(record) != len(schema):
+        return False
+    for field in schema:
+        value = record.get(field.name, _ABSENT)
+        kind = field.type.kind
+        if field.type.shape or (value is None and not field.type.nullable):
+            return False
+        if value is None or (type(value) is _PLAIN.get(kind)):
+            continue
+        if kind == "int64" and type(value) is int and -_INT64 <= value < _INT64:
+            continue
+        if kind != "string" or type(value) is not str or not value.isascii():
+            return False
+    return True
 
 
 def _common_case(produced: Schema, results: Sequence[Any]) -> dict[str, Column] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field as Setting
 
-from dataflow.sdk import ContractContext, Schema, node
+from dataflow.sdk import ContractContext, Schema, node, signature_of
 
-from ._python import PythonCall, PythonNode, contract_of
+from ._python import PythonNode
+from ._python_contract import PythonCall, PythonStateful, contract_of
 
 
 class PythonModel(PythonCall):
@@ -115,7 +118,7 @@ tests:
 """
 
 
-@node("transform.python", settings=PythonCall, example=TRANSFORM_EXAMPLE)
+@node("transform.python", settings=PythonStateful, example=TRANSFORM_EXAMPLE)
 class TransformPython(PythonNode):
     """Call a function per row, or per batch; each row is replaced by what it returns, `keep:` fields beside it.
 
@@ -136,11 +139,15 @@ class TransformPython(PythonNode):
     """
 
     @staticmethod
-    def contract(settings: PythonCall, context: ContractContext) -> dict[str, Schema]:
+    def contract(settings: PythonStateful, context: ContractContext) -> dict[str, Schema]:
         return contract_of(settings, context, appends=False)
 
+    @staticmethod
+    def keyed_for(settings: PythonStateful, folder: Path) -> bool:
+        return signature_of(folder, settings.call).keyed
 
-@node("logic.python", settings=PythonCall, example=LOGIC_EXAMPLE, pure=False)
+
+@node("logic.python", settings=PythonStateful, example=LOGIC_EXAMPLE, pure=False)
 class LogicPython(PythonNode):
     """Call a function that may have effects outside; as `transform.python`, but off in replays.
 
@@ -152,8 +159,12 @@ class LogicPython(PythonNode):
     pure = False
 
     @staticmethod
-    def contract(settings: PythonCall, context: ContractContext) -> dict[str, Schema]:
+    def contract(settings: PythonStateful, context: ContractContext) -> dict[str, Schema]:
         return contract_of(settings, context, appends=False)
+
+    @staticmethod
+    def keyed_for(settings: PythonStateful, folder: Path) -> bool:
+        return signature_of(folder, settings.call).keyed
 
 
 @node("model.python", settings=PythonModel, example=MODEL_EXAMPLE)

@@ -8,7 +8,7 @@ changelog and `GET /state` show them: a value is ``NAME``, an item of a map ``NA
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -19,6 +19,10 @@ from dataflow.state.api import KeyedState, TimerClock
 
 DEFAULT_TIMER: Final = "timer"
 
+_REFUSED: Final = {
+    "": ("a timer is set and nothing would be called", "write a method on_timer, or set on_timer: module.function"),
+    "event": ("there is no event time here", "set time: to a timestamp field, or declare event_time on the topic"),
+}  # fmt: skip
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -44,14 +48,16 @@ class KeyedContext:
         id: str,  # noqa: A002  (the field's own name)
         attempt: int = 0,
         event_time_ms: int | None = None,
+        clocks: Sequence[TimerClock] = ("processing", "event"),
     ) -> None:
+        """`clocks` are those that timers may be set on here; none where nobody would be called."""
         self._state = state
         self.key = key
         self.id = id
         self.attempt = attempt
         self.event_time_ms = event_time_ms
         self.state = StateOfKey(state, key)
-        self.timer = TimersOfKey(state, key)
+        self.timer = TimersOfKey(state, key, clocks)
 
     @property
     def now_ms(self) -> int:
@@ -64,7 +70,11 @@ class KeyedContext:
 
 
 class StateOfKey:
-    """Values, maps and lists of one key, by name. What is read is a copy; it is stored by `set` only."""
+    """Values, maps and lists of one key, by name. What is read is a copy; it is stored by `set` only.
+
+    A value is None, bool, a number, str, bytes, a datetime (UTC; without a zone, as rows have it), or lists and dicts of
+    such.
+    """
 
     __slots__ = ("_key", "_state")
 
@@ -73,11 +83,11 @@ class StateOfKey:
         self._key = key
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self._state.get(self._key, _checked(name), default)
+        return _given(self._state.get(self._key, _checked(name), default))
 
     def set(self, name: str, value: Any, ttl: str | int | timedelta = 0) -> None:
-        """Store a value: None, bool, number, str, bytes, datetime, list or dict. `ttl` is ``"7d"``, or ms; 0 is forever."""
-        self._state.put(self._key, _checked(name), value, _milliseconds(ttl))
+        """Store a value. `ttl`, the time it lives, is ``"7d"``, ms or a timedelta; 0 is forever."""
+        self._state.put(self._key, _checked(name), _stored(value), _milliseconds(ttl))
 
     def delete(self, name: str) -> None:
         self._state.delete(self._key, _checked(name))
@@ -106,10 +116,10 @@ class MapOfKey(MutableMapping[str, Any]):
         value = self._state.get(self._key, self._entry(item), _ABSENT)
         if value is _ABSENT:
             raise KeyError(item)
-        return value
+        return _given(value)
 
     def __setitem__(self, item: str, value: Any) -> None:
-        self._state.put(self._key, self._entry(item), value, self._ttl_ms)
+        self._state.put(self._key, self._entry(item), _stored(value), self._ttl_ms)
 
     def __delitem__(self, item: str) -> None:
         _ = self[item]
@@ -147,7 +157,7 @@ class ListOfKey:
 
     def append(self, value: Any) -> None:
         first, end = self._span()
-        self._state.put(self._key, self._entry(end), value)
+        self._state.put(self._key, self._entry(end), _stored(value))
         self._state.put(self._key, self._bounds, [first, end + 1])
 
     def popleft(self) -> Any:
@@ -171,11 +181,11 @@ class ListOfKey:
         number = first + index if index >= 0 else end + index
         if not first <= number < end:
             raise IndexError(f"the list '{self._name}' has {end - first} items")
-        return self._state.get(self._key, self._entry(number))
+        return _given(self._state.get(self._key, self._entry(number)))
 
     def __iter__(self) -> Iterator[Any]:
         for number in range(*self._span()):
-            yield self._state.get(self._key, self._entry(number))
+            yield _given(self._state.get(self._key, self._entry(number)))
 
     def __len__(self) -> int:
         first, end = self._span()
@@ -195,11 +205,12 @@ class ListOfKey:
 class TimersOfKey:
     """Timers of one key, by name: setting one replaces the one of that name. `on_timer` is called when one fires."""
 
-    __slots__ = ("_key", "_state")
+    __slots__ = ("_clocks", "_key", "_state")
 
-    def __init__(self, state: KeyedState, key: bytes) -> None:
+    def __init__(self, state: KeyedState, key: bytes, clocks: Sequence[TimerClock]) -> None:
         self._state = state
         self._key = key
+        self._clocks = clocks
 
     def at(self, time: datetime | int, name: str = DEFAULT_TIMER) -> None:
         """Fire when the wall clock reaches `time` (datetime, UTC if it has no zone, or Unix ms)."""
@@ -218,6 +229,9 @@ class TimersOfKey:
         self._state.clear_timer(self._key, _checked(name))
 
     def _set(self, name: str, at_ms: int, clock: TimerClock) -> None:
+        if clock not in self._clocks:
+            message, hint = _REFUSED["" if not self._clocks else clock]
+            raise NodeError(message, hint=hint)
         self._state.set_timer(self._key, _checked(name), at_ms, clock)
 
 
@@ -248,6 +262,28 @@ def _milliseconds(duration: str | int | timedelta) -> int:
 @lru_cache(maxsize=256)
 def _parsed_ms(text: str) -> int:
     return duration_ms(text)
+
+
+def _stored(value: Any) -> Any:
+    """A value as the store takes it: its datetimes have a zone."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    if isinstance(value, dict):
+        return {name: _stored(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stored(item) for item in value]
+    return value
+
+
+def _given(value: Any) -> Any:
+    """A stored value as rows have it: its datetimes are UTC, without a zone."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else value
+    if isinstance(value, dict):
+        return {name: _given(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_given(item) for item in value]
+    return value
 
 
 def _moment_ms(time: datetime | int) -> int:
