@@ -20,6 +20,7 @@ Tensor["float32", 12]                               float32, shape [12]
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ from dataflow.core.errors import ContractError
 from dataflow.core.schema import NUMBERS, TENSOR_KINDS, Field, FieldType, Schema
 
 Definition: TypeAlias = ast.stmt
+
+# CPython 3.11 counts the depth of a tree that it makes once for all threads (gh-106905): two at a time end in SystemError.
+_ONE_AT_A_TIME: Final = threading.Lock()
 
 _SCALARS: Final[Mapping[str, str]] = {
     "int": "int64", "float": "float64", "str": "string", "bytes": "bytes", "bool": "bool",
@@ -99,7 +103,8 @@ def find_module(roots: Sequence[Path], module: str) -> Path | None:
 def read_source(file: Path, module: str, roots: Sequence[Path]) -> Source:
     """Parse `file`. Raises ContractError with line and column if it is no valid Python."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        with _ONE_AT_A_TIME:
+            tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", 1)
         raise ContractError(f"{file.name}:{line}: not valid Python: {getattr(error, 'msg', error)}") from None
@@ -158,7 +163,8 @@ def unquoted(node: ast.expr) -> ast.expr:
     """An annotation written as a string, parsed."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
-            return ast.copy_location(ast.parse(node.value, mode="eval").body, node)
+            with _ONE_AT_A_TIME:
+                return ast.copy_location(ast.parse(node.value, mode="eval").body, node)
         except SyntaxError:
             return node
     return node
