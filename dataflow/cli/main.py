@@ -40,6 +40,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "tap": ("dataflow.cli.data:data_commands", "Read any edge of a pipeline."),
         "trace": ("dataflow.cli.data:data_commands", "Follow one request over every edge."),
         "dead-letters": ("dataflow.cli.data:data_commands", "List, show and redrive records that failed."),
+        "replay": ("dataflow.cli.replay:replay", "Run a recorded stretch again, and compare."),
     },
 }
 HIDDEN: Final[Mapping[str, str]] = {"reference": "dataflow.cli.reference:reference"}
