@@ -74,7 +74,7 @@ MAX_STATE_RECORD_BYTES: Final = MAX_RECORD_BYTES
 MAX_STATE_ITEMS: Final = 100_000
 # Changed state that waits for a commit, per task: more is committed before the interval is over.
 MAX_STATE_PENDING_BYTES: Final = 8 * 1024 * 1024
-# Committed changes go to the local file so many at once ([measured] 4,096 random keys take ~20 ms), or so often: a hot
+# Committed changes go to the local file so many at once ([measured] 4,096 random keys take 20 to 60 ms), or so often: a hot
 # key is written once, and a start reads no more than this again.
 STATE_SAVE_ENTRIES: Final = 4_096
 STATE_SAVE_INTERVAL_MS: Final = 1_000
