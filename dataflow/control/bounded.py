@@ -24,7 +24,7 @@ from dataflow.core.schema import Field, FieldType, Schema, column_of
 from dataflow.gateway.doors import union
 from dataflow.planner.plan import EdgePlan, Plan, StagePlan
 from dataflow.runtime.schemas import reader_codecs
-from dataflow.runtime.worker import Worker
+from dataflow.runtime.worker import StageThread, Worker
 from dataflow.runtime.workshop import Workshop
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Header, Message, Position
 
@@ -215,6 +215,18 @@ def await_end(fabric: Fabric, plan: Plan, worker: Worker, rows: int, on_progress
                     break
                 since = time.monotonic()
             time.sleep(_POLL_S)  # the broker has no "tell me when": committed offsets are asked for again
+        _drain(worker.stages[plan.pipeline, stage.name], stage)
+
+
+def _drain(thread: StageThread, stage: StagePlan) -> None:
+    """What the nodes of a stage hold is due now: nothing comes any more."""
+    if not stage.changelog:
+        return
+    thread.end_inputs()
+    while not thread.drained:
+        if thread.metrics.state in {"failed", "restarting"}:
+            raise DataflowError(f"stage '{stage.name}' failed: {thread.metrics.error}")
+        time.sleep(_POLL_S)
 
 
 def _nothing_left(fabric: Fabric, committed: Mapping[Position, int], targets: Mapping[Position, int]) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 
 from dataflow.core import limits
 from dataflow.planner.plan import transactional_id
+from dataflow.runtime.commits import write_states
 from dataflow.runtime.keeping import Keeper
 from dataflow.runtime.parts import StageParts
 from dataflow.runtime.restore import Restorer
@@ -121,9 +122,20 @@ class StageLoop:
         return 0 if self._restorer is None else len(self._restorer)
 
     @property
+    def tasks(self) -> int:
+        """How many tasks have begun."""
+        return len(self._tasks)
+
+    @property
     def due_ms(self) -> int | None:
-        """When the next retry or a timer of a node is due, None when there is none."""
-        times = [due for t in self._tasks.values() for due in (t.work_ms, t.next_timer_ms) if due is not None]
+        """When the next retry is due, None when there is none."""
+        times = [due for t in self._tasks.values() if (due := t.work_ms) is not None]
+        return min(times, default=None)
+
+    @property
+    def timer_ms(self) -> int | None:
+        """When the next timer of a node is due, None when there is none."""
+        times = [due for t in self._tasks.values() if (due := t.next_timer_ms) is not None]
         return min(times, default=None)
 
     def turn(self, max_wait_s: float = IDLE_WAIT_S) -> None:
@@ -237,7 +249,7 @@ class StageLoop:
             self._parts.program.metrics.commits += sum(task.commit(self._consumer) for task in chosen)
             return
         if self._restorer is not None:
-            self._write_states(chosen)
+            write_states(chosen, self._producer)
         offsets: dict[Position, int] = {}
         if any(t.offsets.waiting for t in chosen):
             for task in chosen:
@@ -247,20 +259,6 @@ class StageLoop:
         self._consumer.commit(offsets, wait=wait)
         for task in chosen:
             task.committed()
-
-    def _write_states(self, tasks: Sequence[Task]) -> None:
-        """At least once: what tasks changed goes to the changelog when its outputs are there, before their offsets.
-
-        A crash in between counts these records in the state twice; never are they missing there.
-        """
-        if not any(t.uncommitted for t in tasks):
-            return
-        self._producer.flush(limits.DRAIN_TIMEOUT_MS / 1000)
-        for task in tasks:
-            task.write_state()
-        self._producer.flush(limits.DRAIN_TIMEOUT_MS / 1000)
-        for task in tasks:
-            task.confirm_state()
 
     def _flush_nodes(self) -> None:
         for node in self._parts.nodes:

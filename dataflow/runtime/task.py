@@ -158,7 +158,7 @@ class Task:
             if self._running is None:
                 self._keeper.state.begin(now_ms)
                 # Timers that set themselves again and again leave every second turn to the records.
-                if self._timers_ran or not self._begin_timers(now_ms):
+                if (self._timers_ran and self._backlog) or not self._begin_timers(now_ms):
                     self._timers_ran = False
                     self._begin_next(now_ms)
                 else:

@@ -57,6 +57,16 @@ class StageThread:
         if self._loop is not None:
             self._loop.stop()
 
+    def end_inputs(self) -> None:
+        """Say that all its inputs have ended, see `StageLoop`."""
+        if isinstance(self._loop, StageLoop):
+            self._loop.end_inputs()
+
+    @property
+    def drained(self) -> bool:
+        """Whether all is committed that its nodes gave when they heard of the end."""
+        return not isinstance(self._loop, StageLoop) or self._loop.drained.is_set()
+
     def join(self, timeout_s: float) -> bool:
         """Wait for its end; False if it is still running."""
         self._thread.join(timeout_s)

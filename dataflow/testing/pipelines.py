@@ -32,6 +32,8 @@ from dataflow.transport.memory import MemoryFabric
 START_S: Final = 1_704_067_200.0
 # More turns than any finite test takes: a pipeline that never comes to rest is a fault to be told, not to hang on.
 MAX_TURNS: Final = 100_000
+# ... and more moves of the clock to a timer: one that sets itself again and again has no end.
+MAX_TIMERS: Final = 10_000
 
 
 class HandClock:
@@ -69,7 +71,10 @@ class RunResult:
 
 
 class PipelineRun:
-    """A deployed plan on a log of its own. Use as a context manager; `feed`, `settle`, `result` as often as wanted."""
+    """A deployed plan on a log of its own. Use as a context manager; `feed`, `settle`, `result` as often as wanted.
+
+    `end` is for the last: no more is fed, and all that waits for time or for more records comes out.
+    """
 
     def __init__(
         self,
@@ -158,14 +163,44 @@ class PipelineRun:
             due = [d for loop in self._loops if (d := loop.due_ms) is not None]
             if not due:
                 return
-            self.clock.now_s = max(self.clock.now_s, min(due) / 1000)
+            self._move_clock(min(due))
+
+    def end(self) -> None:
+        """All inputs have ended: the clock moves from timer to timer until there are none, and nodes give what they hold.
+
+        Raises NodeError for timers without an end.
+        """
+        self._run_timers()
+        for loop in self._loops:
+            loop.end_inputs()
+            self.settle()
+            self._run_timers()
+
+    def _run_timers(self) -> None:
+        for moved in itertools.count():
+            self.settle()
+            due = [d for loop in self._loops if (d := loop.timer_ms) is not None]
+            if not due:
+                return
+            if moved >= MAX_TIMERS:
+                raise NodeError(
+                    f"pipeline '{self.plan.pipeline}': there are timers left after {MAX_TIMERS}",
+                    hint="does a timer set itself again each time?",
+                )
+            self._move_clock(min(due))
+
+    def _move_clock(self, time_ms: int) -> None:
+        # Never below: the loops read it in whole ms, and would wait for one more.
+        self.clock.now_s = max(self.clock.now_s, time_ms / 1000)
+        if int(self.clock.now_s * 1000) < time_ms:
+            self.clock.now_s += 0.0005
 
     def _progress(self) -> tuple[object, ...]:
         ends = tuple(p.end for t in self.fabric.stored.values() for p in t.partitions)
         return (
             ends,
             tuple(s.records for s in self.shop.metrics.stages.values()),
-            tuple(x.idle for x in self._loops),
+            tuple((x.idle, x.tasks, x.drained.is_set()) for x in self._loops),
         )
 
     def result(self) -> RunResult:
@@ -213,7 +248,7 @@ def run_pipeline(
     *,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> RunResult:
-    """Feed records to the inputs of a plan, let it come to rest, and return what is on every edge.
+    """Feed records to the inputs of a plan, let it come to its end, and return what is on every edge.
 
     `given` may also name tables of the plan: their records are there before the first input. Raises CodecError for a
     record that does not fit its contract, NodeError for an unknown input.
@@ -224,4 +259,5 @@ def run_pipeline(
         for name, records in inputs.items():
             run.feed(name, records)
         run.settle()
+        run.end()
         return run.result()
