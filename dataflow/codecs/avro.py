@@ -18,6 +18,7 @@ from dataflow.codecs.avro_columns import (
     ROWS_PER_STEP_ENCODED,
     decode_columns,
     encode_columns,
+    is_flat,
     steps_of,
 )
 from dataflow.codecs.avro_schema import avro_schema, from_wire, little, to_wire
@@ -62,8 +63,9 @@ class AvroCodec:
         )
         self._resolve = None if same else self._reader_schema
         self._steps = steps_of(schema)
-        self._fewest_decoded = ROWS_PER_STEP_DECODED * len(self._steps or ())
-        self._fewest_encoded = ROWS_PER_STEP_ENCODED * len(self._steps or ())
+        steps = 0 if self._steps is None or is_flat(self._steps) else len(self._steps)
+        self._fewest_decoded = ROWS_PER_STEP_DECODED * steps
+        self._fewest_encoded = ROWS_PER_STEP_ENCODED * steps
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         if self._steps is None or self._resolve is not None or len(values) < self._fewest_decoded:

@@ -41,6 +41,10 @@ class Ask:
     headers: tuple[Header, ...] = ()
 
 
+# A request whose records go out at the end of this turn of the loop: the arguments of `Exchange._send`.
+_Unsent = tuple[PipelineDoor, Pending[Reply], Sequence[bytes | None], Sequence[bytes | None] | None, Ask]
+
+
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -63,6 +67,7 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline_ms = 0
         self._report_timer: asyncio.TimerHandle | None = None
+        self._unsent: list[_Unsent] = []
         self._unsent_records = 0
         self._unsent_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,7 +132,11 @@ class Exchange:
         assert self._loop is not None, "started"
         pending.waiter = waiter = self._loop.create_future()
         try:
-            self._send(door, pending, values, keys, ask)
+            self._unsent.append((door, pending, values, keys, ask))
+            if len(self._unsent) == 1:
+                # Requests that came in the same turn of the loop go out together: the broker, the worker and the reply
+                # reader then have one batch where each would have had one record many times.
+                self._loop.call_soon(self._send_all)
             self._schedule(ask.deadline_ms, now)
             await waiter
         finally:
@@ -145,6 +154,22 @@ class Exchange:
         )
         if full and self._unsent_records:
             raise _unavailable("the broker does not keep up with the requests")
+
+    def _send_all(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for door, pending, values, keys, ask in unsent:
+            if not pending.open:  # its caller went away meanwhile
+                continue
+            try:
+                self._send(door, pending, values, keys, ask)
+            except RequestError as error:
+                self.pending.close(pending)
+                self._wake(pending, error)
+        assert self._producer is not None, "started"
+        self._producer.poll(0)
+        if self._unsent_records and self._report_timer is None:
+            assert self._loop is not None, "started"
+            self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
 
     def _send(
         self,
@@ -179,10 +204,6 @@ class Exchange:
             raise RequestError(413, f"row {row}: {error.message}", record_id=pending.request_id) from error
         except DataflowError as error:
             raise _unavailable(error.message, pending) from error
-        producer.poll(0)
-        if self._unsent_records and self._report_timer is None:
-            assert self._loop is not None, "started"
-            self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
 
     def _poll_reports(self) -> None:
         assert self._producer is not None, "started"

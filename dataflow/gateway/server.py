@@ -88,6 +88,7 @@ async def serve(
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # who calls is told by the token, never by a header
                 server_header=False,
                 date_header=False,
                 timeout_graceful_shutdown=MAX_DEADLINE_MS // 1000,
