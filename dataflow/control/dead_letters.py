@@ -157,7 +157,7 @@ def redrive(
     for letter in letters:
         skipped = ""
         if not letter.topic:
-            skipped = "it does not say where it was read"
+            skipped = "it was not read from a topic (a timer, or a record made from state): there is nowhere to send it"
         elif letter.topic not in partitions:
             skipped = f"topic '{letter.topic}' is gone"
         elif letter.redriven_ms and not again:

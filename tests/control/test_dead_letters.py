@@ -132,7 +132,8 @@ def test_what_cannot_be_redriven(made: Made) -> None:
     producer.send(DEAD_LETTERS, b"x", None, gone)
     producer.flush(10)
     told = list(redrive(made.fabric, read_letters(made.fabric, LetterFilter(made.first))))
-    assert [t.skipped for t in told] == ["it does not say where it was read", "topic 'gone' is gone"]
+    assert "not read from a topic" in told[0].skipped
+    assert told[1].skipped == "topic 'gone' is gone"
     for reference in ("7/99", "0192a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b", "x"):
         with pytest.raises(SpecError, match="no dead letter"):
             find_letter(made.fabric, reference)
