@@ -290,10 +290,11 @@ class Cluster(Broker):
         *,
         ephemeral: bool = True,
         properties: Mapping[str, str] | None = None,
+        doors: Mapping[int, tuple[int, int]] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         settings = BrokerSettings(
-            data, ephemeral=ephemeral, heap_mb=320, nodes=3, properties=properties or {}
+            data, ephemeral=ephemeral, heap_mb=320, nodes=3, properties=properties or {}, doors=doors or {}
         )
         super().__init__(settings, on_progress=on_progress)
 

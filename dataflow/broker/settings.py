@@ -16,7 +16,8 @@ class BrokerSettings:
     """One embedded broker (or `nodes` of them as a static quorum).
 
     `data` holds lock, state and, unless `ephemeral`, the topics; `port` 0 chooses a free one and needs one node.
-    `properties` are Kafka settings that win over ours.
+    `properties` are Kafka settings that win over ours. `doors` gives nodes, by id from 1, a second listener:
+    (the port it listens on, the port its clients are told), for a proxy in between.
     """
 
     data: Path
@@ -26,6 +27,7 @@ class BrokerSettings:
     nodes: int = 1
     ready_timeout_s: float = 60.0
     properties: Mapping[str, str] = field(default_factory=dict)
+    doors: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,21 @@ def server_properties(
         **_SESSIONS,
         **_STORAGE,
         **_SMALL,
+        **_door(settings, address),
         **settings.properties,
+    }
+
+
+def _door(settings: BrokerSettings, address: Address) -> dict[str, str]:
+    """The second listener of a node that has one."""
+    if address.node_id not in settings.doors:
+        return {}
+    listens, told = settings.doors[address.node_id]
+    own = f"PLAINTEXT://{address.bootstrap}"
+    return {
+        "listeners": f"{own},DOOR://{HOST}:{listens},CONTROLLER://{HOST}:{address.controller_port}",
+        "advertised.listeners": f"{own},DOOR://{HOST}:{told}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,DOOR:PLAINTEXT,CONTROLLER:PLAINTEXT",
     }
 
 

@@ -1,0 +1,96 @@
+"""A worker or gateway of the engine, with what a fault needs laid over it: ``python -m faults.agent ARGUMENTS OF dataflow``.
+
+None of this is known to the engine: its classes are patched here, in the process that is to die.
+
+FAULTS_FOLDER   the project's folder: a file `slow` there makes a node slow, a file `clock` holds seconds by which this
+                process's wall clock is wrong
+FAULTS_ORDERS   this process's own folder: a file `crash` there names a point at which it kills itself
+FAULTS_MUTANT   the name of a defect of `faults.mutants`, to show that the judge sees it
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+# A crash point: what the producer is doing, and whether the process dies before or after it.
+POINTS: Final = {
+    "after output, before its offsets": ("before", "adding offsets"),
+    "after its offsets, before the commit": ("before", "committing"),
+    "in the commit": ("during", "committing"),
+    "after the commit": ("after", "committing"),
+    "taking over, before": ("before", "taking over"),
+    "taking over, after": ("after", "taking over"),
+    "first transaction after taking over": ("before", "beginning"),
+}
+
+
+def die() -> None:
+    """As kill -9 from outside: nothing is flushed, closed or said."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lay_crash_points(orders: Path) -> None:
+    """Let every step of a transaction look whether this is where the process is to die."""
+    from dataflow.transport.kafka_transactions import KafkaTransaction
+
+    step = KafkaTransaction._step
+    order = orders / "crash"
+
+    def watched(self: KafkaTransaction, doing: str, call: Callable[[float], object]) -> None:
+        when, what = POINTS.get(order.read_text(), ("", "")) if order.exists() else ("", "")
+        if what != doing:
+            step(self, doing, call)
+            return
+        if when == "before":
+            die()
+        if when == "during":
+            # The request is on its way when the process ends, or has just been answered: nobody knows.
+            threading.Timer(random.uniform(0, 0.004), die).start()
+        step(self, doing, call)
+        die()
+
+    KafkaTransaction._step = watched  # type: ignore[method-assign]  # the point of this module
+
+
+def lay_clock(folder: Path) -> None:
+    """Let `time.time` and `time.time_ns` be wrong by what the file `clock` says, looked at twice a second."""
+    path, real, monotonic = folder / "clock", time.time, time.monotonic
+    known: dict[str, float] = {"until": 0.0, "offset": 0.0}
+
+    def offset() -> float:
+        now = monotonic()
+        if now >= known["until"]:
+            known["until"] = now + 0.5
+            try:
+                known["offset"] = float(path.read_text() or 0)
+            except (OSError, ValueError):
+                known["offset"] = 0.0
+        return known["offset"]
+
+    time.time = lambda: real() + offset()
+    time.time_ns = lambda: int((real() + offset()) * 1e9)
+
+
+def main() -> Any:
+    folder, orders = Path(os.environ["FAULTS_FOLDER"]), Path(os.environ["FAULTS_ORDERS"])
+    lay_clock(folder)  # before the engine is imported: it may keep the function
+    from dataflow.cli.main import main as engine
+
+    lay_crash_points(orders)
+    if mutant := os.environ.get("FAULTS_MUTANT", ""):
+        from faults.mutants import MUTANTS
+
+        MUTANTS[mutant]()
+    return engine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

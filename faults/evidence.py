@@ -1,0 +1,187 @@
+"""What is in the topics at the end, as arrays: read by a stock client, decoded by fastavro, held against the story."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import confluent_kafka as ck
+import numpy as np
+import numpy.typing as npt
+
+from faults.reader import Seen, note
+from faults.story import Edge, Integers, Story
+from faults.wire import Schemas, header, read_all
+
+# A record's code: its number and, of pieces, its index.
+PIECES: Final = 4
+_SAMPLES: Final = 5
+
+
+@dataclass
+class Found:
+    """The records of one topic in the order of each partition's log, as equally long arrays. `code`: see `PIECES`."""
+
+    topic: str
+    code: "array[int]" = field(default_factory=lambda: array("q"))
+    partition: "array[int]" = field(default_factory=lambda: array("q"))
+    offset: "array[int]" = field(default_factory=lambda: array("q"))
+    identity: "array[int]" = field(default_factory=lambda: array("q"))
+    strange: list[str] = field(default_factory=list)
+    """Records that are not what the story says, described."""
+    origins: dict[bytes, int] = field(default_factory=dict)
+    factors: dict[bytes, set[float]] = field(default_factory=dict)
+
+    def add(self, message: ck.Message, code: int) -> None:
+        self.code.append(code)
+        self.partition.append(message.partition())
+        self.offset.append(message.offset())
+        self.identity.append(hash(header(message, "df-id")))
+        origin = header(message, "df-origin")
+        self.origins[origin] = self.origins.get(origin, 0) + 1
+
+    def arrays(self) -> tuple[Integers, Integers, Integers, Integers]:
+        """code, partition, offset, identity; by partition and offset."""
+        made = [np.asarray(a, dtype=np.int64) for a in (self.code, self.partition, self.offset, self.identity)]
+        order = np.lexsort((made[2], made[1]))
+        return made[0][order], made[1][order], made[2][order], made[3][order]
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter: what it was, where it was read, and why it is one."""
+
+    value: bytes
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    code: int  # -1 for what is no record of the story
+    identity: int
+
+
+@dataclass
+class Evidence:
+    """All of it. `seen` is what a late reader sees: by place, offsets and digests."""
+
+    edges: dict[str, Found]
+    inputs: dict[str, Found]
+    poison: dict[str, list[tuple[int, int, bytes]]]
+    letters: list[Letter]
+    requests: list[tuple[str, int]]
+    answers: list[tuple[str, int, int]]
+    seen: Seen
+
+
+def gather(
+    bootstrap: str, story: Story, edges: Mapping[str, Sequence[Edge]], letters_topic: str = "dataflow.dead-letters"
+) -> Evidence:
+    """Read everything. Edges by pipeline; a pipeline's input is `PIPELINE.events`."""
+    schemas = Schemas(bootstrap)
+    schemas.read()
+    made = Evidence({}, {}, {}, [], [], [], {})
+    by_topic = {e.topic: e for several in edges.values() for e in several}
+    made.edges = {t: Found(t) for t in by_topic}
+    made.inputs = {f"{p}.events": Found(f"{p}.events") for p in edges}
+    made.poison = {t: [] for t in made.inputs}
+
+    def take(messages: Sequence[ck.Message]) -> None:
+        note(made.seen, messages)
+        for message in messages:
+            topic = message.topic()
+            if topic in made.inputs:
+                _take_input(made, story, schemas, message)
+            else:
+                _take_output(made.edges[topic], by_topic[topic], story, schemas, message)
+
+    read_all(bootstrap, [*made.inputs, *made.edges], take)
+    read_all(bootstrap, [letters_topic], lambda ms: made.letters.extend(_letter(schemas, m) for m in ms))
+    _gather_asked(bootstrap, schemas, made)
+    return made
+
+
+def _take_input(made: Evidence, story: Story, schemas: Schemas, message: ck.Message) -> None:
+    found = made.inputs[message.topic()]
+    if not header(message, "df-schema"):
+        made.poison[message.topic()].append((message.partition(), message.offset(), message.value()))
+        return
+    value = schemas.decode(message)
+    if value["turn"] != story.turns[value["n"]]:
+        found.strange.append(f"{message.topic()}: n {value['n']} has turn {value['turn']}")
+    found.add(message, value["n"] * PIECES)
+
+
+def _take_output(found: Found, edge: Edge, story: Story, schemas: Schemas, message: ck.Message) -> None:
+    value = schemas.decode(message)
+    if not edge.judged(story, value) and len(found.strange) < _SAMPLES:
+        found.strange.append(f"{edge.topic}[{message.partition()}]@{message.offset()}: {str(value)[:300]}")
+    if edge.topic.endswith(".score"):
+        from faults.story import total
+
+        origin = header(message, "df-origin")
+        found.factors.setdefault(origin, set()).add(value["y"] / total(value["n"]))
+    found.add(message, value["n"] * PIECES + (value["index"] if edge.pieces else 0))
+
+
+def _letter(schemas: Schemas, message: ck.Message) -> Letter:
+    code = -1
+    if header(message, "df-schema"):
+        code = int(schemas.decode(message)["n"]) * PIECES
+    return Letter(
+        message.value(),
+        header(message, "df-error-topic").decode(),
+        int(header(message, "df-error-partition")),
+        int(header(message, "df-error-offset")),
+        header(message, "df-error").decode(),
+        code,
+        hash(header(message, "df-id")),
+    )
+
+
+def _gather_asked(bootstrap: str, schemas: Schemas, made: Evidence) -> None:
+    """Requests and their committed answers: id and number, and what the answer says."""
+
+    def requests(messages: Sequence[ck.Message]) -> None:
+        made.requests += [(header(m, "df-id").decode(), schemas.decode(m)["n"]) for m in messages]
+
+    def answers(messages: Sequence[ck.Message]) -> None:
+        for message in messages:
+            value: dict[str, Any] = schemas.decode(message)
+            made.answers.append((header(message, "df-id").decode(), value["n"], value["answer"]))
+
+    read_all(bootstrap, ["asked.requests"], requests)
+    read_all(bootstrap, ["asked.done"], answers)
+
+
+def uncommitted(bootstrap: str, topics: Sequence[str]) -> dict[str, int]:
+    """How many records a reader sees that does not ask for committed ones only, by topic."""
+    counts = dict.fromkeys(topics, 0)
+
+    def take(messages: Sequence[ck.Message]) -> None:
+        for message in messages:
+            counts[message.topic()] += 1
+
+    read_all(bootstrap, topics, take, committed=False)
+    return counts
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's hash of a key (Austin Appleby's MurmurHash2, 32 bits, as Java's clients take it), positive."""
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = (0x9747B28C ^ len(data)) & mask
+    whole = len(data) & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+        k = (k ^ (k >> 24)) * m & mask
+        h = (h * m & mask) ^ k
+    if rest := data[whole:]:
+        h = (h ^ int.from_bytes(rest, "little")) * m & mask
+    h = (h ^ (h >> 13)) * m & mask
+    return (h ^ (h >> 15)) & 0x7FFFFFFF
+
+
+def checksum(values: npt.NDArray[np.int64]) -> int:
+    return zlib.crc32(values.tobytes())

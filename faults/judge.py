@@ -1,0 +1,392 @@
+"""The 14 invariants, each by name: what was tried that could have broken it, and what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from faults.callers import Answer
+from faults.evidence import Evidence, Letter, uncommitted
+from faults.schedule import Fault
+from faults.story import EDGES, FAILING, FATAL, LARGE, Story
+from faults.verdicts import Verdict, judge_edge, late_outputs, wanted_codes
+from faults.watch import Measures, Watch
+
+TITLES: Final = {
+    1: "no loss: every input ends in exactly one of output, dead letter, declared filter",
+    2: "no duplicate committed output; at least once: duplicates have the same id",
+    3: "order per key",
+    4: "committed offset is never beyond unfinished work",
+    5: "fencing: a paused worker that comes back changes nothing",
+    6: "offsets, outputs and state move together",
+    7: "aborted records are invisible; an open transaction stalls readers no longer than its timeout",
+    8: "poison goes to the dead letters as it was, with its cause, and the partition moves on",
+    9: "backpressure: bounded memory, membership kept",
+    10: "rebalance: settles in time, one owner for each partition",
+    11: "change of version: nothing lost or doubled, every output says its version",
+    12: "control records, compaction, retention: recovery ends or fails loudly",
+    13: "a key lives in the same partition everywhere",
+    14: "memory, threads, descriptors and lag stay flat",
+}
+# An open transaction: its timeout, the coordinator's next look for such, and ours.
+MAX_STALL_S: Final = 10.0 + 1.0 + 4.0 + 5.0
+MAX_WORKER_BYTES: Final = 700 * 1024 * 1024
+PARTITIONS: Final = 4
+
+
+@dataclass
+class Finding:
+    """One invariant: `tried` says by what it was put to the test ("" if by nothing), `wrong` what breaks it."""
+
+    number: int
+    tried: str = ""
+    found: str = ""
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        return bool(self.tried) and not self.wrong
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A fault that was: what it did, when, and how long until all was well; `wrong` if it was not."""
+
+    fault: Fault
+    did: str
+    at_s: float
+    recovered_s: float
+    wrong: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that is judged."""
+
+    story: Story
+    written: Mapping[str, int]
+    poison: Mapping[str, Sequence[tuple[bytes, bytes]]]
+    incidents: Sequence[Incident]
+    evidence: Evidence
+    watch: Watch
+    answers: Sequence[Answer]
+    seen: Mapping[str, npt.NDArray[np.int64]]
+    wrong: Sequence[str]
+    factors: Sequence[float]
+    bootstrap: str
+    refused: Sequence[str] = ()
+
+
+@dataclass
+class Judgement:
+    findings: list[Finding]
+    verdicts: dict[str, Verdict]
+    lost: int
+    duplicated: int
+    reordered: int
+
+    @property
+    def held(self) -> int:
+        return sum(f.held for f in self.findings)
+
+    @property
+    def sound(self) -> bool:
+        return not any(f.wrong for f in self.findings)
+
+
+def judge(case: Case) -> Judgement:
+    verdicts = {
+        edge.topic: judge_edge(
+            case.evidence.edges[edge.topic],
+            wanted_codes(edge, case.story, case.written[f"{pipeline}.events"]),
+            case.story,
+            PARTITIONS,
+        )
+        for pipeline, edges in EDGES.items()
+        for edge in edges
+    }
+    findings = {number: Finding(number) for number in TITLES}
+    if case.incidents:
+        _no_loss(case, verdicts, findings[1])
+        _no_doubles(case, verdicts, findings[2])
+        _order(case, verdicts, findings[3])
+    _contiguous(case, findings[4])
+    _fencing(case, verdicts, findings[5])
+    _together(case, verdicts, findings[6])
+    _aborted(case, findings[7])
+    _poison(case, findings[8])
+    _backpressure(case, findings[9])
+    _rebalance(case, findings[10])
+    _versions(case, findings[11])
+    _holes(case, findings[12])
+    _homes(verdicts, findings[13])
+    lost, duplicated, reordered = totals(verdicts)
+    return Judgement([*findings.values()], verdicts, lost, duplicated, reordered)
+
+
+def totals(verdicts: Mapping[str, Verdict]) -> tuple[int, int, int]:
+    """Lost, duplicated where that is forbidden, reordered."""
+    exactly = [v for v in verdicts.values() if v.topic.startswith("flow.")]
+    return (
+        sum(len(v.lost) for v in verdicts.values()),
+        sum(v.again for v in exactly) + sum(v.other_ids for v in verdicts.values()),
+        sum(len(v.reordered) for v in verdicts.values()),
+    )
+
+
+def tally(case: Case, *kinds: str) -> str:
+    """What of these kinds of faults was tried, "" if none."""
+    counts = Counter(i.fault.kind for i in case.incidents if not kinds or i.fault.kind in kinds)
+    return ", ".join(f"{n} x {kind}" for kind, n in counts.items())
+
+
+def _some(values: Sequence[object], what: str) -> list[str]:
+    return [f"{len(values)} {what}, e.g. {', '.join(map(str, values[:3]))}"] if values else []
+
+
+def _no_loss(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
+    finding.tried = f"{sum(case.written.values()):,} records under {tally(case)}"
+    for verdict in verdicts.values():
+        finding.wrong += _some(verdict.lost, f"codes missing on {verdict.topic}")
+        finding.wrong += _some(verdict.invented, f"codes on {verdict.topic} that nothing makes")
+        finding.wrong += verdict.strange
+    for topic, count in case.written.items():
+        code, *_ = case.evidence.inputs[topic].arrays()
+        if len(code) != count or len(np.unique(code)) != count:
+            finding.wrong.append(f"{topic} holds {len(code)} records, {count} were written: the input itself is wrong")
+        finding.wrong += case.evidence.inputs[topic].strange
+        _buried(case, topic, finding)
+    finding.wrong += _some(list(case.refused), "input records refused by the broker")
+    _asked(case, finding)
+    _same_story(case, finding)
+    kinds = Counter(letter.error for letter in case.evidence.letters)
+    finding.found = f"{len(case.evidence.letters)} dead letters ({', '.join(f'{n} {e}' for e, n in kinds.items())})"
+
+
+def _buried(case: Case, topic: str, finding: Finding) -> None:
+    """Dead letters of an input: exactly those that must be, once each where that is promised."""
+    pipeline = topic.partition(".")[0]
+    kinds = case.story.kinds[: case.written[topic]]
+    wanted = set(np.flatnonzero(np.isin(kinds, FATAL[pipeline])).tolist())
+    known = [x for x in case.evidence.letters if x.code >= 0 and x.topic == topic]
+    letters = Counter(letter.code // 4 for letter in known)
+    finding.wrong += _some(sorted(wanted - letters.keys()), f"records of {topic} missing in the dead letters")
+    finding.wrong += _some(sorted(letters.keys() - wanted), f"records of {topic} wrongly in the dead letters")
+    if pipeline == "flow":
+        twice = [n for n, count in letters.items() if count > 1]
+        finding.wrong += _some(twice, f"records of {topic} buried more than once")
+    others = [x for x in case.evidence.letters if x.topic not in case.written and x.topic.startswith(pipeline)]
+    finding.wrong += _some([(x.topic, x.offset, x.error) for x in others], "unexpected dead letters")
+
+
+def _asked(case: Case, finding: Finding) -> None:
+    """Every answer that a caller had is the committed record of its id; every request has its one record."""
+    committed = {record_id: (n, answer) for record_id, n, answer in case.evidence.answers}
+    requests = Counter(record_id for record_id, _ in case.evidence.requests)
+    records = Counter(record_id for record_id, *_ in case.evidence.answers)
+    for told in case.answers:
+        if told.status == 200 and committed.get(told.record_id) != (told.n, told.answer):
+            finding.wrong.append(
+                f"caller {told.n} was told {told.answer} as {told.record_id}; committed: {committed.get(told.record_id)}"
+            )
+    over = records - requests
+    finding.wrong += _some(sorted(over), "answers without a request, or more than it has")
+
+
+def _same_story(case: Case, finding: Finding) -> None:
+    """The reader beside the run saw what a late one sees, in the same order."""
+    for (topic, partition), (offsets, digests) in case.evidence.seen.items():
+        place = f"{topic}/{partition}"
+        nothing = np.zeros(0, dtype=np.int64)
+        then = (case.seen.get(f"{place}/offset", nothing), case.seen.get(f"{place}/digest", nothing))
+        now = (np.asarray(offsets), np.asarray(digests))
+        if not all(np.array_equal(a, b) for a, b in zip(then, now, strict=True)):
+            finding.wrong.append(
+                f"{place}: the concurrent reader saw {len(then[0])} records, a later one {len(now[0])}, or others"
+            )
+
+
+def _no_doubles(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
+    finding.tried = finding.tried or tally(case)
+    again = 0
+    for verdict in verdicts.values():
+        if verdict.topic.startswith("flow.") and verdict.again:
+            finding.wrong.append(f"{verdict.again} records twice on {verdict.topic}, which is exactly once")
+        if verdict.other_ids:
+            finding.wrong.append(f"{verdict.other_ids} records of {verdict.topic} have another id or share one")
+        if verdict.topic.startswith("plain."):
+            again += verdict.again
+    finding.found = f"{again} records came again at least once, with the ids they had"
+
+
+def _order(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
+    late = int((case.story.kinds[: case.written["flow.events"]] == 6).sum())
+    finding.tried = f"{tally(case)}; {late} records that were tried again"
+    for verdict in verdicts.values():
+        finding.wrong += _some(verdict.reordered, f"codes out of order on {verdict.topic}")
+
+
+def _contiguous(case: Case, finding: Finding) -> None:
+    """At each look: all before the committed offsets has its outputs in the log, as it was right after."""
+    compared = 0
+    for group in case.watch.groups.values():
+        for topic in group.reads:
+            inputs = case.evidence.inputs.get(topic) or case.evidence.edges.get(topic)
+            for written in group.writes if inputs is not None else ():
+                compared += _compare_looks(case, group.name, topic, written, finding)
+    if compared:
+        finding.tried = f"{len(case.watch.looks)} looks, {compared:,} comparisons ({case.watch.missed} looks failed)"
+
+
+def _compare_looks(case: Case, group: str, topic: str, written: str, finding: Finding) -> int:
+    evidence = case.evidence
+    inputs = evidence.inputs.get(topic) or evidence.edges[topic]
+    if written not in evidence.edges:
+        return 0
+    needed = late_outputs(inputs, evidence.edges[written], PARTITIONS)
+    compared = 0
+    for look in case.watch.looks:
+        for (name, partition), offset in look.committed[group].items():
+            offsets, reach = needed.get(partition, (np.zeros(0), np.zeros(0)))
+            before = int(np.searchsorted(offsets, offset))
+            if name != topic or not before:
+                continue
+            compared += 1
+            end = look.ends[written, partition]
+            if reach[before - 1] >= end and len(finding.wrong) < 5:
+                finding.wrong.append(
+                    f"{group} had committed {topic}[{partition}]@{offset} after {look.at_s:.1f} s, and {written} ended "
+                    f"at {end}: an output came at {int(reach[before - 1])}"
+                )
+    return compared
+
+
+def _fencing(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
+    held = [i for i in case.incidents if i.fault.kind == "freeze worker" and "past" in i.fault.choice]
+    cuts = [i for i in case.incidents if i.fault.kind == "cut network"]
+    if held:
+        finding.tried = "; ".join(i.did for i in held) + (f"; {len(cuts)} x cut network" if cuts else "")
+    # A zombie's work would be there twice, and its offsets would go back or over what is not done.
+    for name in case.watch.groups:
+        looks = [look.committed[name] for look in case.watch.looks]
+        for earlier, later in zip(looks, looks[1:], strict=False):
+            back = [p for p in earlier if later.get(p, 0) < earlier[p]]
+            finding.wrong += _some(back, f"offsets of {name} that went back")
+    if held:
+        finding.wrong += [f"{v.again} doubles on {v.topic}" for v in verdicts.values() if v.again and "flow" in v.topic]
+
+
+def _together(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
+    points = Counter(i.did for i in case.incidents if i.fault.kind == "kill worker at")
+    if points:
+        finding.tried = ", ".join(f"{n} x {did}" for did, n in points.items()) + "; state: not tried"
+    torn = [v for v in verdicts.values() if v.topic.startswith("flow.") and (v.lost or v.again)]
+    finding.wrong += [f"{v.topic}: {len(v.lost)} lost, {v.again} doubled" for v in torn]
+
+
+def _aborted(case: Case, finding: Finding) -> None:
+    topics = [e.topic for e in EDGES["flow"]]
+    every = uncommitted(case.bootstrap, topics)
+    hidden = sum(every[t] - len(case.evidence.edges[t].code) for t in topics)
+    longest = max(case.watch.stalls_s.values(), default=0.0)
+    if hidden:
+        finding.tried = f"{hidden:,} records of aborted transactions lie in the logs"
+    finding.found = f"longest stall of a partition's readers by one transaction: {longest:.1f} s"
+    if longest > MAX_STALL_S:
+        finding.wrong.append(f"{finding.found}, more than {MAX_STALL_S:.0f} s")
+
+
+def _poison(case: Case, finding: Finding) -> None:
+    sent = {topic: Counter(value for _, value in records) for topic, records in case.poison.items()}
+    count = sum(sum(c.values()) for c in sent.values())
+    fails = sum(x.code >= 0 for x in case.evidence.letters)
+    if not count:
+        return
+    finding.tried = f"{count} records of garbage, {fails} that a node fails or that become too large"
+    for topic, wanted in sent.items():
+        letters = [x for x in case.evidence.letters if x.topic == topic and x.code < 0]
+        places = {(p, o): value for p, o, value in case.evidence.poison[topic]}
+        found = Counter(x.value for x in letters)
+        finding.wrong += _some([v for v in wanted if v not in found], f"of {topic} not in the dead letters")
+        finding.wrong += _some([v for v in found if v not in wanted], f"of {topic} in the dead letters changed")
+        if topic.startswith("flow"):
+            finding.wrong += _some([v for v, n in found.items() if n > 1], f"of {topic} buried twice")
+        finding.wrong += _some([x for x in letters if places.get((x.partition, x.offset)) != x.value], "misplaced")
+        finding.wrong += _some([x for x in letters if not x.error], "without a cause")
+    finding.wrong += _causes(case)
+
+
+def _causes(case: Case) -> list[str]:
+    """The cause of what a node failed is that node's; of what was too large, that."""
+    wrong: list[Letter] = []
+    for letter in case.evidence.letters:
+        kind = int(case.story.kinds[letter.code // 4]) if letter.code >= 0 else -1
+        if (kind == LARGE) != (letter.error == "RecordTooLargeError") or (kind == FAILING and not letter.error):
+            wrong.append(letter)
+    return _some([(x.topic, x.offset, x.error) for x in wrong], "dead letters with another cause")
+
+
+def _backpressure(case: Case, finding: Finding) -> None:
+    finding.tried = tally(case, "slow node", "kill broker", "cut network", "full disk")
+    most = max((row[1] for m in _workers(case) for row in m.rows), default=0)
+    finding.found = f"the largest worker had {most / 1e6:.0f} MB"
+    if most > MAX_WORKER_BYTES:
+        finding.wrong.append(f"{finding.found}, more than {MAX_WORKER_BYTES / 1e6:.0f} MB")
+    finding.wrong += [w for w in case.wrong if "slow" in w]
+
+
+def _workers(case: Case) -> list[Measures]:
+    return [m for m in case.watch.measures.values() if m.name != "gateway"]
+
+
+def _rebalance(case: Case, finding: Finding) -> None:
+    moved = [i for i in case.incidents if i.fault.kind not in {"poison", "step clock", "slow node"}]
+    if not moved:
+        return
+    times = sorted(i.recovered_s for i in moved if not i.wrong)
+    finding.tried = tally(case)
+    if times:
+        finding.found = f"all well again after {times[len(times) // 2]:.1f} s (median), {times[-1]:.1f} s (longest)"
+    finding.wrong += [f"{i.fault} at {i.at_s:.0f} s: {i.wrong}" for i in case.incidents if i.wrong]
+    finding.wrong += _some(sorted(set(case.watch.doubles)), "owned twice")
+    finding.wrong += [w for w in case.wrong if "slow" not in w]
+
+
+def _versions(case: Case, finding: Finding) -> None:
+    origins = {t: f.origins for t, f in case.evidence.edges.items()}
+    for topic, found in origins.items():
+        pipeline = topic.partition(".")[0]
+        unsaid = sum(n for origin, n in found.items() if not origin.startswith(f"{pipeline}@".encode()))
+        if unsaid:
+            finding.wrong.append(f"{unsaid} records of {topic} do not say their version")
+    factors = case.evidence.edges["flow.score"].factors
+    mixed = {origin.decode(): sorted(f) for origin, f in factors.items() if len(f) > 1}
+    if mixed:
+        finding.wrong.append(f"one version, several models: {mixed}")
+    used = sorted({x for f in factors.values() for x in f})
+    if set(used) - set(case.factors):
+        finding.wrong.append(f"models that were never deployed: {used}")
+    changes = tally(case, "change model")
+    if changes and len(used) > 1:
+        finding.tried = f"{changes} under load"
+        finding.found = f"{len(factors)} versions wrote, their models multiply by {used}"
+
+
+def _holes(case: Case, finding: Finding) -> None:
+    """Control records: the second stage of `flow` reads what transactions wrote, and came to the end of it."""
+    last = case.watch.groups["dataflow.flow.last"]
+    if not case.watch.finished(last.name):
+        finding.wrong.append("the second stage did not come to the end of the log of the first")
+        return
+    finding.tried = "control and aborted records between two stages; compaction, retention: not tried"
+
+
+def _homes(verdicts: Mapping[str, Verdict], finding: Finding) -> None:
+    finding.tried = f"{len(verdicts)} topics against murmur2 of every key"
+    for verdict in verdicts.values():
+        finding.wrong += _some(verdict.strayed, f"keys of {verdict.topic} elsewhere than murmur2 says")

@@ -1,0 +1,78 @@
+"""Which faults come, in which order: a pure function of the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from faults.agent import POINTS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault to come. `kind` names it in `faults.inject`, `choice` is what it is about; `seed` decides the rest."""
+
+    number: int
+    kind: str
+    choice: str
+    seed: int
+
+    @property
+    def random(self) -> random.Random:
+        return random.Random(self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.choice})" if self.choice else self.kind
+
+
+# How often each comes in a full run of 64.
+FULL: Final[Mapping[tuple[str, str], int]] = {
+    ("kill worker", "flow"): 5,
+    ("kill worker", "plain"): 3,
+    **{("kill worker at", point): 2 for point in POINTS},
+    ("freeze worker", "past its session"): 4,
+    ("freeze worker", "past its transaction"): 2,
+    ("freeze worker", "within its session"): 2,
+    ("storm", ""): 4,
+    ("stop worker", ""): 2,
+    ("kill broker", "any"): 4,
+    ("kill broker", "controller"): 3,
+    ("kill broker", "group coordinator"): 2,
+    ("kill broker", "transaction coordinator"): 2,
+    ("cut network", "silence"): 3,
+    ("cut network", "deaf"): 3,
+    ("cut network", "reset"): 2,
+    ("full disk", ""): 2,
+    ("slow node", ""): 2,
+    ("kill gateway", ""): 3,
+    ("step clock", ""): 3,
+    ("poison", ""): 2,
+    ("change model", ""): 3,
+}
+QUICK: Final[Mapping[tuple[str, str], int]] = {
+    ("kill worker", "flow"): 1,
+    ("kill worker at", "after output, before its offsets"): 1,
+    ("kill worker at", "in the commit"): 1,
+    ("kill worker", "plain"): 1,
+    ("freeze worker", "past its session"): 1,
+    ("storm", ""): 1,
+    ("kill broker", "any"): 1,
+    ("cut network", "deaf"): 1,
+    ("kill gateway", ""): 1,
+    ("slow node", ""): 1,
+    ("step clock", ""): 1,
+    ("poison", ""): 1,
+    ("change model", ""): 1,
+}
+
+
+def schedule(seed: int, wanted: Mapping[tuple[str, str], int]) -> list[Fault]:
+    """Every fault of `wanted` as often as it says, in an order that the seed chooses."""
+    chosen = [kind for kind, count in wanted.items() for _ in range(count)]
+    order = random.Random(seed)
+    order.shuffle(chosen)
+    return [
+        Fault(number, kind, choice, order.randrange(1 << 32)) for number, (kind, choice) in enumerate(chosen)
+    ]

@@ -1,0 +1,87 @@
+"""Judging one edge, in arrays: what is lost, invented, there twice, out of order, or away from its key's partition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from faults.evidence import PIECES, Found, murmur2
+from faults.story import KEYS, Edge, Integers, Story, word
+
+
+@dataclass
+class Verdict:
+    """What is wrong with one topic: numbers of records, a few of each kind of fault. `again`: how many came again."""
+
+    topic: str
+    lost: list[int] = field(default_factory=list)
+    invented: list[int] = field(default_factory=list)
+    again: int = 0
+    other_ids: int = 0
+    reordered: list[int] = field(default_factory=list)
+    strayed: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+
+
+def judge_edge(found: Found, wanted: Integers, story: Story, partitions: int) -> Verdict:
+    """`wanted`: codes that must be there. Order per key is that of first occurrences, by code."""
+    verdict = Verdict(found.topic, strange=found.strange)
+    code, partition, _, identity = found.arrays()
+    known, first, counts = np.unique(code, return_index=True, return_counts=True)
+    verdict.lost = np.setdiff1d(wanted, known).tolist()
+    verdict.invented = np.setdiff1d(known, wanted).tolist()
+    verdict.again = int((counts - 1).sum())
+    by_code = np.lexsort((identity, code))
+    same = code[by_code][1:] == code[by_code][:-1]
+    verdict.other_ids = int((same & (identity[by_code][1:] != identity[by_code][:-1])).sum())
+    # One id is one record: two codes under one id would be as wrong as two ids under one code.
+    verdict.other_ids += len(known) - len(np.unique(identity[first]))
+    verdict.reordered = _reordered(code[np.sort(first)], story)
+    verdict.strayed = _strayed(code, partition, story, partitions)
+    return verdict
+
+
+def _reordered(code: Integers, story: Story) -> list[int]:
+    """Codes, in log order, that come after a later one of their key."""
+    keys = story.keys[code // PIECES]
+    order = np.argsort(keys, kind="stable")
+    ordered, of = code[order], keys[order]
+    back = (ordered[1:] < ordered[:-1]) & (of[1:] == of[:-1])
+    return ordered[1:][back].tolist()
+
+
+def _strayed(code: Integers, partition: Integers, story: Story, partitions: int) -> list[str]:
+    homes = np.array([murmur2(word(k).encode()) % partitions for k in range(KEYS)])
+    keys = story.keys[code // PIECES]
+    away = np.flatnonzero(homes[keys] != partition)
+    return sorted({word(int(k)) for k in keys[away]})
+
+
+def wanted_codes(edge: Edge, story: Story, count: int) -> Integers:
+    """Codes that must be on an edge once the first `count` records are through."""
+    numbers, index = edge.wanted(story, count)
+    return numbers * PIECES + index
+
+
+def late_outputs(
+    inputs: Found, outputs: Found, partitions: int
+) -> dict[int, tuple[Integers, Integers]]:
+    """By partition: offsets of inputs, and how far the output's log must reach once all before are finished.
+
+    That is the running maximum, over inputs in log order, of the offset of the first output of each.
+    """
+    made = {}
+    in_code, in_partition, in_offset, _ = inputs.arrays()
+    out_code, _, out_offset, _ = outputs.arrays()
+    numbers = out_code // PIECES
+    # Of several pieces the last is the one that finishes the record; of doubles the first counts.
+    known, first = np.unique(out_code, return_index=True)
+    last = np.zeros(int(max(in_code.max(initial=0) // PIECES, numbers.max(initial=0))) + 1, dtype=np.int64) - 1
+    np.maximum.at(last, known // PIECES, out_offset[first])
+    for number in range(partitions):
+        mine = in_partition == number
+        offsets = in_offset[mine]
+        needed = np.maximum.accumulate(last[in_code[mine] // PIECES]) if len(offsets) else offsets
+        made[number] = (offsets, needed)
+    return made

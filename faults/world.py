@@ -1,0 +1,190 @@
+"""Everything that runs during a run, and what it takes to say that all is well again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import confluent_kafka as ck
+
+from faults.callers import Callers
+from faults.cluster import Brokers
+from faults.feeder import Feeder
+from faults.processes import Agent, Crew, Stable, free_port, shown
+from faults.project import FACTORS, write_project
+from faults.reader import Reader
+from faults.story import EDGES, Story
+from faults.watch import Group, Watch
+from faults.wire import Schemas
+
+_LOOK_S: Final = 0.2
+_START_S: Final = 120.0
+
+FIRST_STAGE: Final = tuple(e.topic for e in EDGES["flow"] if e.topic != "flow.last")
+GROUPS: Final = (
+    Group("dataflow.flow.sane", ("flow.events",), FIRST_STAGE, "flow"),
+    Group("dataflow.flow.last", ("flow.whole",), ("flow.last",), "flow"),
+    Group("dataflow.plain.tag", ("plain.events",), ("plain.tag",), "plain"),
+    Group("dataflow.plain.next", ("plain.tag",), ("plain.next",), "plain"),
+    Group("dataflow.asked.done", ("asked.events", "asked.requests"), ("asked.done",), "flow"),
+)
+TOPICS: Final = ("flow.events", "plain.events", *(e.topic for p in EDGES.values() for e in p))
+"""What the concurrent reader reads."""
+PLAIN_SHARE: Final = 0.25
+"""Of the records of pipeline `flow`, how many `plain` gets beside them."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a run. `records` are those of `flow`; `plain` gets its share beside."""
+
+    nodes: int
+    workers: int
+    gateways: int
+    callers: int
+    records: int
+
+
+class World:
+    """See the module. `close` ends all of it."""
+
+    def __init__(self, folder: Path, sizes: Sizes, seed: int, *, mutant: str = "") -> None:
+        self.folder = folder
+        self.sizes = sizes
+        self.story = Story(seed, sizes.records)
+        self.wrong: list[str] = []
+        """What the faults themselves found to be wrong."""
+        self.slowed: list[float] = []
+        self.factors = [FACTORS[0]]
+        """What the versions of the model multiply by, in the order in which they were deployed."""
+        self._stack = ExitStack()
+        try:
+            self._build(mutant)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _build(self, mutant: str) -> None:
+        sizes, folder = self.sizes, self.folder
+        self.version = 0
+        self.project = write_project(folder / "project")
+        self.brokers = Brokers(folder / "brokers", sizes.nodes)
+        self._stack.callback(self.brokers.close)
+        self.stable = Stable(folder / "agents", self.project)
+        self._stack.callback(self.stable.close)
+        self.deploy()
+        door = ["--bootstrap", self.brokers.door]
+        flow = ["worker", *door, "--pipeline", "flow", "--pipeline", "asked"]
+        self.crews = {
+            "flow": Crew(self.stable, "flow", flow, sizes.workers, mutant),
+            "plain": Crew(self.stable, "plain", ["worker", *door, "--pipeline", "plain"], 1, mutant),
+        }
+        self.gateways: list[tuple[Agent, str]] = []
+        for crew in self.crews.values():
+            crew.fill()
+        self.fill_gateways()
+        schemas = Schemas(self.brokers.bootstrap)
+        self.watch = Watch(self.brokers.bootstrap, GROUPS, lambda: self.agents)
+        self.reader = Reader(self.brokers.bootstrap, folder / "seen.npz", TOPICS)
+        self._stack.callback(self.reader.close)
+        self.feeder = Feeder(
+            self.brokers.bootstrap, schemas, self.story, {"flow.events": 1.0, "plain.events": PLAIN_SHARE}
+        )
+        for _, url in self.gateways:
+            self._await_ready(url)
+        self.callers = Callers(lambda place: self.gateways[place % len(self.gateways)][1], sizes.callers)
+        self.watch.start()
+
+    @property
+    def agents(self) -> Sequence[Agent]:
+        return [a for c in self.crews.values() for a in c.members] + [g for g, _ in self.gateways]
+
+    def deploy(self) -> None:
+        self.stable.run("deploy", "--bootstrap", self.brokers.bootstrap)
+
+    def fill_gateways(self) -> None:
+        """Start the gateways that are missing, each at the port of the one before it."""
+        for place in range(self.sizes.gateways):
+            if place < len(self.gateways):
+                agent, url = self.gateways[place]
+                if agent.running:
+                    continue
+                port = int(url.rsplit(":", 1)[1])
+                self.gateways[place] = (self._gateway(port), url)
+            else:
+                port = free_port()
+                self.gateways.append((self._gateway(port), f"http://127.0.0.1:{port}"))
+
+    def _gateway(self, port: int) -> Agent:
+        arguments = ["gateway", "--bootstrap", self.brokers.door, "--port", str(port)]
+        return self.stable.start("gateway", arguments)
+
+    def _await_ready(self, url: str) -> None:
+        agent = next(a for a, known in self.gateways if known == url)
+        shown(agent, "Ctrl-C", _START_S)
+
+    def heal(self) -> None:
+        """Undo whatever a fault left: brokers run, the network passes, the frozen are thawed, the dead replaced."""
+        for name in ("slow", "clock"):
+            (self.project / name).unlink(missing_ok=True)
+        for node in self.brokers.nodes:
+            if not node.pid:
+                node.start()
+        for crew in self.crews.values():
+            crew.fill()
+            while len(crew.members) > crew.size:
+                crew.end(crew.members[0])
+        self.fill_gateways()
+
+    def settle(self, timeout_s: float) -> str:
+        """Wait until every partition has one owner and every group has committed something since, or all there is.
+
+        "" when that came in time, else what is not so.
+        """
+        deadline = time.monotonic() + timeout_s
+        marks = {}
+        wrong = "nothing was looked at"
+        while time.monotonic() < deadline:
+            self.heal()
+            try:
+                wrong = ""
+                for name in self.watch.groups:
+                    wrong = wrong or self._unsettled(name, marks)
+                if not wrong:
+                    return ""
+            except ck.KafkaException as error:
+                wrong = f"the cluster does not answer: {error}"
+            time.sleep(_LOOK_S)
+        return wrong
+
+    def _unsettled(self, group: str, marks: dict[str, dict[tuple[str, int], int]]) -> str:
+        owners = self.watch.owners(group)
+        if any(count != 1 for count in owners.values()):
+            return f"owners of {group}: {owners}"
+        committed = self.watch.committed(group)
+        mark = marks.setdefault(group, committed)
+        if committed == mark and not self.watch.finished(group):
+            return f"group {group} stands at {sorted(committed.values())}"
+        return ""
+
+    def drained(self, timeout_s: float) -> str:
+        """Wait until all groups are at the end of what they read; "" or who is not."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.heal()
+            behind = [name for name in self.watch.groups if not self.watch.finished(name)]
+            if not behind and self.feeder.done:
+                return ""
+            time.sleep(_LOOK_S)
+        return f"not at the end: {', '.join(behind) or 'the feeder'}"
+
+    def close(self) -> None:
+        with suppress(AttributeError):  # what was never built
+            self.callers.close()
+            self.feeder.close()
+            self.watch.close()
+        self._stack.close()
