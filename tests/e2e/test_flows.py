@@ -1,0 +1,243 @@
+"""Flows that leave a stage and come back, on the real broker: keyed anew, open to others, merged."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflow.codecs import codec_for
+from dataflow.codecs.keys import encode_key
+from dataflow.codecs.values import coerce_records, to_jsonable
+from dataflow.control.assemble import assemble
+from dataflow.control.deploy import deploy
+from dataflow.core import headers, ids
+from dataflow.core.schema import Schema
+from dataflow.planner.plan import DEAD_LETTERS, REPLIES, EdgePlan, Plan
+from dataflow.runtime.worker import Worker
+from dataflow.runtime.workshop import Workshop
+from dataflow.transport.api import EARLIEST, Message
+from dataflow.transport.kafka import KafkaFabric
+from dataflow.transport.murmur import murmur2_partition
+from tests.conftest import wait_for
+
+pytestmark = pytest.mark.broker
+
+Records = Sequence[Mapping[str, Any]]
+
+
+class Flow:
+    """The pipelines of one folder on the broker, and records in and out of them by hand."""
+
+    def __init__(self, folder: Path, fabric: KafkaFabric, yaml: str, files: Mapping[str, str] = {}) -> None:
+        self.folder = folder
+        self.fabric = fabric
+        place = folder / "pipelines" / "p"
+        place.mkdir(parents=True)
+        (folder / "dataflow.yaml").write_text("kind: Project\nname: flows\n")
+        (place / "pipeline.yaml").write_text(yaml)
+        for name, text in files.items():
+            (place / name).write_text(text)
+        assembled = assemble(folder, environ=os.environ)
+        self.registry = assembled.registry
+        self.plans = {plan.pipeline: plan for plan in assembled.plans}
+        for plan in assembled.plans:
+            deploy(fabric, plan)
+
+    @contextmanager
+    def working(self, *pipelines: str) -> Iterator[Worker]:
+        """The pipelines (all when none is named) run in this process until the block is left."""
+        shop = Workshop(self.folder, self.registry, self.fabric)
+        worker = Worker(shop, [self.plans[p] for p in pipelines or self.plans])
+        worker.start()
+        try:
+            yield worker
+            assert not worker.failed
+        finally:
+            worker.stop()
+
+    def edge(self, name: str, pipeline: str = "") -> EdgePlan:
+        return (self.plans[pipeline] if pipeline else next(iter(self.plans.values()))).edges[name]
+
+    def write(self, topic: str, edge: EdgePlan, records: Records) -> None:
+        """Records of an edge's contract onto a topic, as any producer would write them."""
+        producer = self.fabric.producer()
+        for key, value in zip(keys_of(edge, records), encoded(edge.schema, edge.codec, records), strict=True):
+            producer.send(topic, value, key)
+        assert producer.flush(30) == 0
+        producer.close()
+
+    def ask(self, plan: Plan, record: Mapping[str, Any], request: str, timeout_s: float = 60) -> None:
+        """A request as a gateway writes it; its answer goes to partition 0 of the topic of replies."""
+        assert plan.answer is not None
+        edge = plan.edges[plan.answer.input]
+        now_ms = int(time.time() * 1000)
+        producer = self.fabric.producer()
+        (value,) = encoded(edge.schema, edge.codec, [record])
+        head = [
+            (headers.ID, ids.mint(now_ms)),
+            (headers.REPLY_TO, f"{REPLIES}/0/{request}"),
+            (headers.DEADLINE, str(now_ms + int(timeout_s * 1000))),
+        ]
+        producer.send(plan.answer.requests_topic, value, keys_of(edge, [record])[0], head)
+        assert producer.flush(30) == 0
+        producer.close()
+
+    def messages(self, topic: str) -> list[Message]:
+        """All that is committed on a topic, each partition in its order."""
+        count = self.fabric.admin().describe([topic])[topic].partitions
+        consumer = self.fabric.consumer()
+        consumer.assign({(topic, n): EARLIEST for n in range(count)})
+        ends = self.fabric.admin().offsets([(topic, n) for n in range(count)], -1)
+        found: list[Message] = []
+        reached = dict.fromkeys(ends, 0)
+        while any(reached[p] < end for p, end in ends.items()):
+            for message in consumer.poll(10_000, 0.2):
+                found.append(message)
+                reached[message.topic(), message.partition()] = message.offset() + 1
+            reached.update(consumer.ends())
+        consumer.close()
+        return sorted(found, key=lambda m: (m.partition(), m.offset()))
+
+    def records(self, edge: EdgePlan) -> list[dict[str, Any]]:
+        values = [m.value() for m in self.messages(edge.topics[0])]
+        decoded = codec_for(edge.codec, edge.schema).decode(values)
+        return to_jsonable(edge.schema, decoded.columns, len(values))
+
+    def count(self, edge: EdgePlan) -> int:
+        return len(self.messages(edge.topics[0]))
+
+    def reply(self, request: str) -> dict[str, bytes | None]:
+        """Headers of the answer to a request, and its value under ``""``; waits for it."""
+
+        def found() -> list[Message]:
+            return [m for m in self.messages(REPLIES) if m.key() == request.encode()]
+
+        wait_for(found, f"the answer to {request}")
+        (message,) = found()
+        return {**dict(message.headers() or ()), "": message.value()}
+
+
+def encoded(schema: Schema, codec: str, records: Records) -> Sequence[bytes | None]:
+    decoded = coerce_records(schema, records)
+    assert not decoded.failed
+    return codec_for(codec, schema).encode(decoded.columns, len(records)).values
+
+
+def keys_of(edge: EdgePlan, records: Records) -> list[bytes | None]:
+    return [encode_key(edge.schema, edge.key, r, edge.key_encoding) if edge.key else None for r in records]
+
+
+def header(message: Message, name: str) -> bytes | None:
+    return dict(message.headers() or ()).get(name)
+
+
+REKEYED = """
+kind: Topic
+name: {name}.visits
+key: visitor
+partitions: 3
+fields: {{visitor: string, shop: string, n: int64}}
+---
+kind: Pipeline
+name: {name}
+delivery: {delivery}
+inputs: {{visit: {name}.visits}}
+answer: {{from: [big, small], input: visit}}
+deadline: 30s
+nodes:
+  shop: {{use: rekey, from: visit, with: {{key: shop, partitions: 5}}}}
+  size: {{use: route.when, from: shop, with: {{large: n >= 50, little: n >= 0}}}}
+  big: {{use: transform.select, from: size.large, with: {{keep: [shop, n]}}}}
+  small: {{use: transform.select, from: size.little, with: {{keep: [shop, n]}}, isolate: true}}
+"""
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_records_of_a_key_come_together_and_callers_are_answered_behind_it(
+    tmp_path: Path, kafka: KafkaFabric, unique: str, delivery: str
+) -> None:
+    flow = Flow(tmp_path, kafka, REKEYED.format(name=unique, delivery=delivery))
+    plan = flow.plans[unique]
+    visits = [{"visitor": f"v{n % 7}", "shop": f"s{n % 11}", "n": n % 100} for n in range(400)]
+    flow.write(f"{unique}.visits", plan.edges["visit"], visits)
+    with flow.working():
+        flow.ask(plan, {"visitor": "caller", "shop": "s1", "n": 77}, f"{unique}-big")
+        flow.ask(plan, {"visitor": "caller", "shop": "s2", "n": 7}, f"{unique}-small")
+        flow.ask(plan, {"visitor": "caller", "shop": "s3", "n": -7}, f"{unique}-none")
+        big, small, none = (flow.reply(f"{unique}-{name}") for name in ("big", "small", "none"))
+        wait_for(lambda: flow.count(plan.edges["shop"]) == 403, "all visits by shop")
+        wait_for(lambda: flow.count(plan.edges["big"]) + flow.count(plan.edges["small"]) == 402, "the end")
+    assert (big[headers.STATUS], big[headers.EDGE]) == (b"ok", b"big")
+    assert (small[headers.STATUS], small[headers.EDGE]) == (b"ok", b"small")
+    assert none[headers.STATUS] == b"dropped"
+    lying: dict[bytes, list[bytes | None]] = {}
+    for message in flow.messages(f"{unique}.shop"):
+        key = message.key()
+        assert key is not None
+        assert murmur2_partition(key, 5) == message.partition()
+        lying.setdefault(key, []).append(header(message, headers.ID))
+    assert set(lying) == {f"s{n}".encode() for n in range(11)}
+    assert len({i for found in lying.values() for i in found}) == 403
+    for edge in ("big", "small"):
+        after: dict[bytes | None, list[bytes | None]] = {}
+        for message in flow.messages(f"{unique}.{edge}"):
+            after.setdefault(message.key(), []).append(header(message, headers.ID))
+        for key, found in after.items():
+            kept = set(found)
+            assert [i for i in lying[key or b""] if i in kept] == found
+
+
+OPEN = """
+kind: Topic
+name: {name}.raw
+key: n
+partitions: 2
+fields: {{n: int64}}
+---
+kind: Topic
+name: {name}.late
+key: n
+partitions: 2
+fields: {{n: int64}}
+---
+kind: Pipeline
+name: {name}
+inputs: {{raw: {name}.raw, late: {name}.late}}
+nodes:
+  clean: {{use: filter.when, from: raw, with: {{when: n >= 0}}, open: true}}
+  all: {{use: transform.select, from: [clean, late], with: {{set: {{twice: n * 2}}}}}}
+"""
+
+
+def test_what_outsiders_write_to_an_open_edge_flows_on_with_ours_and_with_a_merged_stream(
+    tmp_path: Path, kafka: KafkaFabric, unique: str
+) -> None:
+    flow = Flow(tmp_path, kafka, OPEN.format(name=unique))
+    raw, late, clean, everything = (flow.edge(name) for name in ("raw", "late", "clean", "all"))
+    with flow.working():
+        flow.write(f"{unique}.raw", raw, [{"n": n} for n in range(-5, 10)])
+        flow.write(f"{unique}.late", late, [{"n": n} for n in range(100, 110)])
+        flow.write(f"{unique}.clean", clean, [{"n": n} for n in range(200, 210)])
+        producer = kafka.producer()
+        producer.send(f"{unique}.clean", b"\xff no record of the contract", b"k")
+        producer.flush(30)
+        producer.close()
+        expected = [*range(10), *range(100, 110), *range(200, 210)]
+        wait_for(lambda: flow.count(everything) == len(expected), "all records")
+        wait_for(partial(_died, flow, f"{unique}.clean"), "the dead letter")
+    found = flow.records(everything)
+    assert sorted(r["n"] for r in found) == expected
+    assert all(r["twice"] == 2 * r["n"] for r in found)
+    assert flow.count(clean) == 10 + 10 + 1
+    assert len({header(m, headers.ID) for m in flow.messages(f"{unique}.all")}) == len(expected)
+
+
+def _died(flow: Flow, topic: str) -> bool:
+    return any(header(m, headers.ERROR_TOPIC) == topic.encode() for m in flow.messages(DEAD_LETTERS))
