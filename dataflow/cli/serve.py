@@ -78,7 +78,7 @@ def up(
         fabric = stack.enter_context(cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
         for plan in assembled.plans:
             deploy_plan(fabric, plan, alter_topics=alter_topics)
-        running = Host(_workshop(project, assembled.registry, fabric))
+        running = Host(_workshop(project, assembled.registry, fabric, files=not ephemeral))
         stack.callback(running.stop)
         calm_collector()
         running.run(assembled.plans)
@@ -182,11 +182,16 @@ def _await_plans(running: Host, stop: threading.Event) -> None:
 # ---------------------------------------------------------------- broker and plans
 
 
-def _workshop(project: Path, registry: Registry, fabric: KafkaFabric) -> Workshop:
+def _workshop(project: Path, registry: Registry, fabric: KafkaFabric, *, files: bool = True) -> Workshop:
+    """`files`: state is kept in local files as well, which the next start begins from."""
     from dataflow.observe.traces import Tracing
+    from dataflow.runtime.keeping import state_folder
     from dataflow.runtime.workshop import Workshop
 
-    return Workshop(project, registry, fabric, tracing=Tracing.from_environment(os.environ))
+    folder = state_folder(project, os.environ) if files else None
+    return Workshop(
+        project, registry, fabric, tracing=Tracing.from_environment(os.environ), state_folder=folder
+    )
 
 
 def _workable(plan: Plan, running: Host, folder: Path, refused: dict[str, str]) -> bool:
