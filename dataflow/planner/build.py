@@ -21,11 +21,12 @@ from dataflow.planner.plan import (
     TablePlan,
     TopicPlan,
 )
-from dataflow.planner.resolved import Resolved, ResolvedNode
+from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.serial import digest
 from dataflow.planner.stages import Stages, cut_into_stages, stage_faults
 from dataflow.planner.tables import ResolvedTable
 from dataflow.spec import PipelineSpec, TopicSpec
+from dataflow.spec.documents import EdgesSpec
 from dataflow.spec.loader import Project
 
 
@@ -43,7 +44,7 @@ def build_plan(
     assert not resolved.failed, "a pipeline with problems is not planned"
     topics = {n: d.spec for n, d in project.topics.items()}
     tables = {n: _table(t, topics) for n, t in resolved.tables.items()}
-    answer = _answer(spec)
+    answer = _answer(resolved)
     edges = _edges(resolved, topics, answer)
     nodes = {n.name: _node(n, spec) for n in resolved.nodes.values()}
     stages = _stages(resolved, edges, answer)
@@ -53,11 +54,11 @@ def build_plan(
         folder=_relative(project, resolved),
         delivery=spec.delivery,
         deadline_ms=spec.deadline_ms,
-        inputs=dict(spec.inputs),
+        inputs=resolved.inputs,
         edges=edges,
         nodes=nodes,
         stages=stages,
-        topics={**_topics(spec, edges, topics, answer, tables), **_changelogs(stages)},
+        topics={**_topics(resolved, edges, topics, answer, tables), **_changelogs(stages)},
         tables=dict(tables),
         models=dict(models),
         answer=answer,
@@ -81,10 +82,11 @@ def _relative(project: Project, resolved: Resolved) -> str:
     )
 
 
-def _answer(spec: PipelineSpec) -> AnswerPlan | None:
+def _answer(resolved: Resolved) -> AnswerPlan | None:
+    spec = resolved.spec
     if spec.answer is None:
         return None
-    answer_input = spec.answer_input
+    answer_input = resolved.answer_input
     if answer_input is None:
         raise PlanError(
             f"pipeline '{spec.name}': the answer does not say where requests go in",
@@ -109,12 +111,8 @@ def _edges(
     made: dict[str, EdgePlan] = {}
     for name, resolved_edge in resolved.edges.items():
         if resolved_edge.producer is None:
-            source = topics[spec.inputs[name]]
             requests = (answer.requests_topic,) if answer is not None and answer.input == name else ()
-            made[name] = EdgePlan(
-                name, (source.name, *requests), resolved_edge.schema, resolved_edge.codec, resolved_edge.partitions, tuple(source.key), source.key_bytes,
-                max_record_bytes=source.max_record_bytes,
-            )  # fmt: skip
+            made[name] = _input(resolved_edge, requests, topics)
             continue
         write = spec.nodes[resolved_edge.producer].write == "on"
         made[name] = EdgePlan(
@@ -131,6 +129,23 @@ def _edges(
             publish=tuple(published.get(name, ())),
         )
     return made
+
+
+def _input(edge: ResolvedEdge, requests: tuple[str, ...], topics: Mapping[str, TopicSpec]) -> EdgePlan:
+    assert edge.topic is not None, "an input is a topic"
+    upstream = edge.upstream
+    return EdgePlan(
+        edge.name,
+        (edge.topic, *requests),
+        edge.schema,
+        edge.codec,
+        edge.partitions,
+        edge.key,
+        edge.key_encoding,
+        max_record_bytes=upstream.max_record_bytes if upstream else topics[edge.topic].max_record_bytes,
+        open=upstream is not None and upstream.open,
+        upstream=upstream.name if upstream else "",
+    )
 
 
 def _table(table: ResolvedTable, topics: Mapping[str, TopicSpec]) -> TablePlan:
@@ -272,33 +287,44 @@ def system_topics() -> tuple[TopicPlan, ...]:
     )
 
 
+def edge_topic(name: str, partitions: int, spec: EdgesSpec, max_record_bytes: int) -> TopicPlan:
+    """The topic of an edge of a pipeline."""
+    config = {
+        "retention.ms": str(spec.retention_ms),
+        "retention.bytes": str(spec.retention_bytes),
+        "max.message.bytes": str(max_record_bytes + limits.MAX_HEADER_BYTES),
+    }
+    return TopicPlan(name, partitions, "edge", config)
+
+
 def _topics(
-    spec: PipelineSpec,
+    resolved: Resolved,
     edges: Mapping[str, EdgePlan],
     topics: Mapping[str, TopicSpec],
     answer: AnswerPlan | None,
     tables: Mapping[str, TablePlan],
 ) -> dict[str, TopicPlan]:
+    spec = resolved.spec
     made = {t.name: t for t in system_topics()}
-    for name in spec.inputs.values():
-        made[name] = topic_of(topics[name], "input")
+    for name, topic in resolved.inputs.items():
+        upstream = resolved.edges[name].upstream
+        made[topic] = (
+            dataclasses.replace(upstream.topic, role="upstream")
+            if upstream
+            else topic_of(topics[topic], "input")
+        )
     for name in spec.outputs:
         made[name] = topic_of(topics[name], "output")
     for table in tables.values():
         if table.topic:
             made[table.topic] = topic_of(topics[table.topic], "table")
-    config = {
-        "retention.ms": str(spec.edges.retention_ms),
-        "retention.bytes": str(spec.edges.retention_bytes),
-    }
     for edge in edges.values():
         if edge.node and edge.write:
-            size = {"max.message.bytes": str(edge.max_record_bytes + limits.MAX_HEADER_BYTES)}
-            made[edge.topics[0]] = TopicPlan(edge.topics[0], edge.partitions, "edge", {**config, **size})
+            made[edge.topics[0]] = edge_topic(
+                edge.topics[0], edge.partitions, spec.edges, edge.max_record_bytes
+            )
     if answer is not None:
-        source = edges[answer.input]
-        size = {"max.message.bytes": str(source.max_record_bytes + limits.MAX_HEADER_BYTES)}
-        made[answer.requests_topic] = TopicPlan(
-            answer.requests_topic, source.partitions, "requests", {**config, **size}
-        )
+        source, name = edges[answer.input], answer.requests_topic
+        requests = edge_topic(name, source.partitions, spec.edges, source.max_record_bytes)
+        made[name] = dataclasses.replace(requests, role="requests")
     return made

@@ -24,6 +24,13 @@ def repartition_of(kind: NodeKind, settings: Settings) -> Repartition:
     return Repartition(*said(settings)) if said is not None else Repartition()
 
 
+def cut_of(placed: Repartition, *, open_to_others: bool) -> str:
+    """Why an edge of a node is always read from Kafka; "" where it need not be."""
+    if placed.key:
+        return f"it is keyed anew, by {', '.join(placed.key)}"
+    return "it is open, others write to it too" if open_to_others else ""
+
+
 def default_encoding(schema: Schema, key: tuple[str, ...]) -> str:
     """The encoding of a key whose contract names none, as for a topic (see `spec.topics`); "" without a key."""
     if len(key) != 1:

@@ -10,16 +10,27 @@ from collections.abc import Iterator
 
 from dataflow.core.errors import nearest
 from dataflow.core.schema import Schema
-from dataflow.planner.resolve import Models, Resolved, resolve
-from dataflow.planner.resolved import ResolvedEdge, ResolvedNode
+from dataflow.planner.resolve import Models
+from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.stages import cut_into_stages, stage_faults
+from dataflow.planner.upstream import Pipelines
 from dataflow.registry import Registry
 from dataflow.spec import Fault, Problem, Project, TopicSpec
 from dataflow.spec.problems import YamlPath
 
 
-def lint(project: Project, registry: Registry, models: Models | None = None) -> list[Problem]:
-    """All problems of a project, sorted by place. Errors forbid running, warnings state a risk."""
+def lint(
+    project: Project,
+    registry: Registry,
+    models: Models | None = None,
+    *,
+    pipelines: Pipelines | None = None,
+) -> list[Problem]:
+    """All problems of a project, sorted by place. Errors forbid running, warnings state a risk.
+
+    `pipelines` resolves them and knows those that are deployed beside them; `models` is for it then.
+    """
+    found = pipelines or Pipelines(project, registry, models)
     problems = set(project.problems)
     for declared in project.models.values():
         spec = declared.spec
@@ -29,7 +40,7 @@ def lint(project: Project, registry: Registry, models: Models | None = None) -> 
             )
             problems.add(declared.problem(fault))
     for name in project.pipelines:
-        problems |= set(check(project, resolve(project, name, registry, models=models)))
+        problems |= set(check(project, found.resolved(name)))
     return sorted(problems)
 
 
@@ -37,6 +48,7 @@ def check(project: Project, resolved: Resolved) -> list[Problem]:
     """All problems of one resolved pipeline, those found by `resolve` included."""
     faults = [
         *_shape_faults(resolved),
+        *_input_faults(resolved),
         *_open_faults(resolved),
         *_output_faults(project, resolved),
         *_answer_faults(resolved),
@@ -54,6 +66,44 @@ def _shape_faults(resolved: Resolved) -> Iterator[Fault]:
         yield Fault(("nodes",), "a pipeline needs a node", "nodes: {name: {use: KIND, from: INPUT}}")
     if not resolved.failed:  # a graph with holes has other stages than the one that is meant
         yield from stage_faults(cut_into_stages(resolved))
+
+
+def _input_faults(resolved: Resolved) -> Iterator[Fault]:
+    """Two inputs of one topic would be one stream, and one consumer cannot tell them apart."""
+    first: dict[str, str] = {}
+    for name, topic in resolved.inputs.items():
+        declared = name in resolved.spec.inputs
+        if declared and topic in first:
+            path: YamlPath = ("inputs", name)
+            yield Fault(
+                path, f"input '{first[topic]}' is the topic '{topic}' already", f"use '{first[topic]}'"
+            )
+        first.setdefault(topic, name)
+        upstream = resolved.edges[name].upstream
+        if (
+            upstream is None
+            or resolved.spec.delivery != "exactly_once"
+            or upstream.delivery == "exactly_once"
+        ):
+            continue
+        path = ("inputs", name) if declared else _path_of_feed(resolved, name)
+        message = (
+            f"pipeline '{upstream.pipeline}' delivers at least once: a record of '{upstream.name}' that it writes twice "
+            "is two records here, with one id"
+        )
+        yield Fault(
+            path, message, "exactly_once holds from end to end where both pipelines have it", "warning"
+        )
+
+
+def _path_of_feed(resolved: Resolved, edge: str) -> YamlPath:
+    """Where a node reads an edge."""
+    return next(
+        ("nodes", name, "from", *([port] if port else []), edges.index(edge))
+        for name, node in resolved.spec.nodes.items()
+        for port, edges in node.feeds.items()
+        if edge in edges
+    )
 
 
 def _open_faults(resolved: Resolved) -> Iterator[Fault]:
@@ -78,7 +128,7 @@ def _output_faults(project: Project, resolved: Resolved) -> Iterator[Fault]:
         found = resolved.edges.get(edge)
         if declared is not None and found is not None:
             yield from _fit_faults(path, found, declared.spec)
-        fed_back = [name for name, read in resolved.spec.inputs.items() if read == topic]
+        fed_back = [name for name, read in resolved.inputs.items() if read == topic]
         if fed_back:
             message = f"topic '{topic}' is also the input '{fed_back[0]}': its records come round again"
             yield Fault(path, message, severity="warning", at_key=True)
@@ -116,16 +166,14 @@ def _answer_faults(resolved: Resolved) -> Iterator[Fault]:
     answer, spec = resolved.spec.answer, resolved.spec
     if answer is None:
         return
-    start = spec.answer_input
-    if answer.input is not None and answer.input not in spec.inputs:
-        yield Fault(
-            ("answer", "input"), f"unknown input '{answer.input}'", nearest(answer.input, spec.inputs)
-        )
+    start, inputs = resolved.answer_input, {**spec.inputs, **resolved.inputs}
+    if answer.input is not None and answer.input not in inputs:
+        yield Fault(("answer", "input"), f"unknown input '{answer.input}'", nearest(answer.input, inputs))
         start = None
-    elif start is None and not spec.inputs:
+    elif start is None and not inputs:
         yield Fault(("answer",), "an answer needs an input that requests go to", "inputs: {name: TOPIC}")
     elif start is None:
-        hint = f"input: {' or '.join(spec.inputs)}"
+        hint = f"input: {' or '.join(inputs)}"
         yield Fault(("answer",), "there are several inputs: say which one requests go to", hint)
     for index, edge in enumerate(answer.edges):
         path: YamlPath = ("answer", "from", index)
@@ -178,8 +226,8 @@ def _test_faults(resolved: Resolved) -> Iterator[Fault]:
             here = (*path, "given", name)
             if name in resolved.tables:
                 yield from _record_faults(here, name, resolved.tables[name].schema, records)
-            elif name not in resolved.spec.inputs:
-                valid = [*resolved.spec.inputs, *resolved.tables]
+            elif name not in (inputs := {**resolved.spec.inputs, **resolved.inputs}):
+                valid = [*inputs, *resolved.tables]
                 yield Fault(here, f"unknown input '{name}'", nearest(name, valid), at_key=True)
             elif name in resolved.edges:
                 yield from _record_faults(here, name, resolved.edges[name].schema, records)

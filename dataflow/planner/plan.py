@@ -27,7 +27,7 @@ Delivery = Literal["at_least_once", "exactly_once"]
 class TopicPlan:
     """A topic as it should be. `config` holds Kafka's own topic settings; `role` says why it exists.
 
-    role: input | edge | requests | output | table | changelog | dead-letters | plans | schemas | replies
+    role: input | upstream (another pipeline's, never changed by this one) | edge | requests | output | table | changelog | dead-letters | plans | schemas | replies
     """
 
     name: str
@@ -57,6 +57,7 @@ class EdgePlan:
            anew: its records are placed by it, not on the partition of the task that writes them
     node   the node that makes it; "" for an input
     open   others may write to its topic too
+    upstream  ``pipeline.edge`` of the other pipeline whose edge this input is; "" for any other edge
     write  False when the pipeline declares the edge `write: off`: then `topics` is empty
     """
 
@@ -72,6 +73,7 @@ class EdgePlan:
     max_record_bytes: int = MAX_RECORD_BYTES
     publish: tuple[Publication, ...] = ()
     open: bool = False
+    upstream: str = ""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,11 @@ def _edges(plan: Plan) -> Iterator[str]:
 
 
 def _edge(edge: EdgePlan) -> Iterator[tuple[str, str]]:
-    yield "from", f"node {edge.node}" if edge.node else "topics of others and requests"
+    origin = f"pipeline {edge.upstream.replace('.', ', edge ', 1)}" if edge.upstream else "topics of others"
+    yield (
+        "from",
+        f"node {edge.node}" if edge.node else f"{origin}{' and requests' if len(edge.topics) > 1 else ''}",
+    )
     yield "tap", ", ".join(edge.topics) if edge.topics else "not written"
     if edge.open:
         yield "open", "outsiders may write to it, by its contract"

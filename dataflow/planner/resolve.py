@@ -7,29 +7,27 @@ own; what merely follows from another one is not reported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pydantic import ValidationError
 
 from dataflow.core.errors import (
     ContractError,
     DataflowError,
-    ExpressionError,
     NotKnownYetError,
     SpecError,
     nearest,
 )
 from dataflow.core.schema import Schema
 from dataflow.planner.contracts import (
-    Repartition,
+    cut_of,
     default_encoding,
     difference_of,
     labelled,
     repartition_of,
 )
+from dataflow.planner.faults import column_of, path_named, port_faults
 from dataflow.planner.graph import edge_name, in_order
 from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.tables import ResolvedTable, resolve_table
@@ -44,14 +42,26 @@ from dataflow.spec.source import walk
 __all__ = ["Models", "Resolved", "ResolvedEdge", "ResolvedNode", "ResolvedTable", "resolve", "unbuilt"]
 
 Models = Callable[[str], ModelInfo]
+# ``pipeline.edge`` -> that edge as an input, None for no such pipeline. Raises ContractError where it cannot be read,
+# NotKnownYetError where a fault of the other pipeline hides it.
+Others = Callable[[str], ResolvedEdge | None]
 
 
-def resolve(project: Project, pipeline: str, registry: Registry, *, models: Models | None = None) -> Resolved:
-    """Resolve one pipeline. Raises SpecError only when there is no such pipeline.
+def resolve(
+    project: Project,
+    pipeline: str,
+    registry: Registry,
+    *,
+    models: Models | None = None,
+    others: Others = lambda _name: None,
+) -> Resolved:
+    """Resolve one pipeline. Raises SpecError only when there is none.
 
     `models` gives a model's signature, fields empty while its artifact is not built; without it all are taken so.
+    `others` gives edges of other pipelines (see `upstream.Pipelines`); without it there are none.
     """
-    return _Resolving(project, project.pipeline(pipeline), registry, models or unbuilt(project)).run()
+    declared = project.pipeline(pipeline)
+    return _Resolving(project, declared, registry, models or unbuilt(project), others).run()
 
 
 def unbuilt(project: Project) -> Models:
@@ -80,13 +90,19 @@ class _Resolving:
     """The state of one `resolve`."""
 
     def __init__(
-        self, project: Project, declared: Declared[PipelineSpec], registry: Registry, models: Models
+        self,
+        project: Project,
+        declared: Declared[PipelineSpec],
+        registry: Registry,
+        models: Models,
+        others: Others,
     ) -> None:
         self._project = project
         self._declared = declared
         self._spec = declared.spec
         self._registry = registry
         self._models = models
+        self._others = others
         self._problems: list[Problem] = []
         self._edges: dict[str, ResolvedEdge] = {}
         self._failed: set[str] = set(declared.left_out)
@@ -131,6 +147,8 @@ class _Resolving:
     def _input(self, name: str, topic: str) -> None:
         declared = self._project.topics.get(topic)
         if declared is None:
+            if self._read_other(name, topic, ("inputs", name)):
+                return
             self._failed.add(name)
             if topic not in self._project.broken:
                 hint = nearest(topic, self._project.topics)
@@ -140,6 +158,22 @@ class _Resolving:
         self._edges[name] = ResolvedEdge(
             name, spec.schema(), spec.codec, spec.partitions, spec.key, spec.key_bytes, topic=topic
         )
+
+    def _read_other(self, name: str, text: str, path: YamlPath) -> bool:
+        """Take an edge of another pipeline as the input `name`; False where `text` names no other pipeline."""
+        try:
+            found = self._others(text) if "." in text else None
+        except NotKnownYetError:
+            self._failed.add(name)  # reported there
+            return True
+        except ContractError as error:
+            self._failed.add(name)
+            self._fault(Fault(path, error.message, error.hint))
+            return True
+        if found is None:
+            return False
+        self._edges[name] = replace(found, name=name)
+        return True
 
     def _shape(self, name: str, spec: NodeSpec) -> None:
         """Look up a node's kind, check its settings, and name its edges."""
@@ -205,7 +239,7 @@ class _Resolving:
         """Edges by input port. Faults doom the node."""
         before = len(self._problems)
         feeds = {port: tuple(self._fed(node.name, port, fed)) for port, fed in node.spec.feeds.items()}
-        for fault in _port_faults(node):
+        for fault in port_faults(node.name, node.spec, node.kind):
             self._fault(fault)
         if len(self._problems) > before:
             self._doomed.add(node.name)
@@ -221,8 +255,13 @@ class _Resolving:
                 self._fault(Fault(path, f"edge '{edge}' is there twice"))
             elif edge in self._producers or edge in self._edges:
                 yield edge
-            elif edge in self._failed or edge.partition(".")[0] in self._failed:
+            elif edge in self._failed or (node := edge.partition(".")[0]) in self._failed:
                 self._doomed.add(name)
+            elif node not in self._spec.nodes and self._read_other(edge, edge, path):
+                if edge in self._edges:
+                    yield edge
+                else:
+                    self._doomed.add(name)
             else:
                 self._fault(Fault(path, f"unknown edge '{edge}'", self._edge_hint(edge)))
 
@@ -264,7 +303,7 @@ class _Resolving:
             encoding = placed.encoding or default_encoding(found[port], placed.key)
             self._edges[name] = ResolvedEdge(
                 name, found[port], self._spec.edges.codec, partitions, placed.key, encoding, node.name, port,
-                cut=_cut(node.spec, placed), open=node.spec.open,
+                cut=cut_of(placed, open_to_others=node.spec.open), open=node.spec.open,
             )  # fmt: skip
         return ResolvedNode(
             name=node.name,
@@ -337,10 +376,10 @@ class _Resolving:
             message = f"kind '{kind}' fails on this node: {type(error).__name__}: {error}"
             self._fault(Fault(("nodes", node, "use"), message, "this is a fault of the kind"))
             return
-        path = error.path if isinstance(error, ContractError) else _path_named(error)
+        path = error.path if isinstance(error, ContractError) else path_named(error)
         severity: Severity = "warning" if isinstance(error, NotKnownYetError) else "error"
         place: YamlPath = ("nodes", node, *path)
-        fault = Fault(place, error.message, error.hint, severity, text_column=_column_of(error))
+        fault = Fault(place, error.message, error.hint, severity, text_column=column_of(error))
         self._fault(fault)
 
     def _fault(self, fault: Fault) -> None:
@@ -350,58 +389,6 @@ class _Resolving:
         """Where in the node's settings a value stands."""
         path = next((p for p, found in walk(node.spec.settings) if found == value), ())
         return ("nodes", node.name, "with", *path)
-
-
-_NAMED: Final = re.compile(r"(with|out|keep)((?:\.\w+)*): ")
-
-
-def _column_of(error: BaseException | None) -> int:
-    """Where in an expression an error or its cause is, 0 if none of them is about an expression."""
-    while error is not None:
-        if isinstance(error, ExpressionError):
-            return error.column
-        error = error.__cause__ or error.__context__
-    return 0
-
-
-def _path_named(error: DataflowError) -> YamlPath:
-    """The path that a message begins with, as ``with.when: ...``; `with` where it names none."""
-    match = _NAMED.match(error.message)
-    return tuple(match[0][:-2].split(".")) if match else ("with",)
-
-
-def _port_faults(node: _Shaped) -> Iterator[Fault]:
-    """How a node's `from` fails to fit the input ports of its kind."""
-    feeds, ports = node.spec.feeds, () if node.kind.source else node.kind.inputs
-    path: YamlPath = ("nodes", node.name, "from")
-    if not ports:
-        if feeds:
-            yield Fault(path, f"'{node.kind.name}' makes its records itself: it has no input", "leave it out")
-    elif not any(feeds.values()):
-        yield Fault(
-            path[:2], f"nothing reaches node '{node.name}': 'from' is missing", "from: an input or an edge"
-        )
-    elif node.kind.names_inputs:
-        if "" in feeds or len(feeds) < 2:
-            hint = "from: {left: EDGE, right: EDGE}, by names of your choice"
-            yield Fault(path, f"'{node.kind.name}' needs at least two named sides", hint)
-    elif "" in feeds and len(ports) > 1:
-        hint = "from: {" + ", ".join(f"{port}: ..." for port in ports) + "}"
-        yield Fault(path, f"'{node.kind.name}' has the input ports {', '.join(ports)}: say which", hint)
-    elif "" not in feeds:
-        for port in feeds:
-            if port not in ports:
-                yield Fault((*path, port), f"unknown input port '{port}'", nearest(port, ports), at_key=True)
-        for port in ports:
-            if not feeds.get(port):
-                yield Fault(path, f"nothing feeds the input port '{port}'", f"from: {{{port}: ...}}")
-
-
-def _cut(spec: NodeSpec, placed: Repartition) -> str:
-    """Why an edge of this node is always read from Kafka; "" where it need not be."""
-    if placed.key:
-        return f"it is keyed anew, by {', '.join(placed.key)}"
-    return "it is open, others write to it too" if spec.open else ""
 
 
 def _out(spec: NodeSpec) -> Schema | None:

@@ -7,9 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataflow.core.schema import Schema
+from dataflow.planner.plan import Delivery, TopicPlan
 from dataflow.planner.tables import ResolvedTable
 from dataflow.sdk import NodeKind, Settings
 from dataflow.spec import Declared, NodeSpec, PipelineSpec, Problem
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """An edge of another pipeline, as that pipeline's plan has it. `topic` is made and set by the other pipeline."""
+
+    pipeline: str
+    edge: str
+    delivery: Delivery
+    topic: TopicPlan
+    max_record_bytes: int
+    open: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.pipeline}.{self.edge}"
 
 
 @dataclass(frozen=True)
@@ -17,6 +34,7 @@ class ResolvedEdge:
     """One stream: the records of a pipeline input (`topic`) or of a node's output port (`producer`, `port`).
 
     key    fields that make the record key; () keeps the parent record's
+    upstream  the edge of another pipeline that it is, None for one of this pipeline's own
     cut    why it is always read from Kafka, even by its own stage; "" for an edge whose records may stay in memory
     open   outsiders may write to its topic
     """
@@ -32,6 +50,7 @@ class ResolvedEdge:
     topic: str | None = None
     cut: str = ""
     open: bool = False
+    upstream: Upstream | None = None
 
     @property
     def places(self) -> bool:
@@ -80,6 +99,20 @@ class Resolved:
     def is_known(self, edge: str) -> bool:
         """Whether an edge exists, or belongs to a node so faulty that its ports are not known."""
         return edge in self.edges or edge in self.failed or edge.partition(".")[0] in self.failed
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Topic by input: those declared, and edges of other pipelines that nodes read without declaring them."""
+        return {e.name: e.topic for e in self.edges.values() if e.topic is not None}
+
+    @property
+    def answer_input(self) -> str | None:
+        """Where requests go in: as declared, else the only input, else None."""
+        answer = self.spec.answer
+        if answer is not None and answer.input is not None:
+            return answer.input
+        known = self.spec.inputs or self.inputs
+        return next(iter(known)) if len(known) == 1 else None
 
     def read_by(self, node: str) -> tuple[str, ...]:
         """The edges that feed a node, over all its input ports."""

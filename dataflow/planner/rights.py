@@ -52,7 +52,8 @@ def rights_of(plan: Plan) -> tuple[Right, ...]:
         for topic in edge_plan.topics:
             allow("gateway", "topic", topic, "READ", "DESCRIBE")
         # The first topic of an input is its public one; what others may not write to is not open to outsiders.
-        for topic in edge_plan.topics[:1] if edge_plan.open or not edge_plan.node else ():
+        outside = edge_plan.open or not (edge_plan.node or edge_plan.upstream)
+        for topic in edge_plan.topics[:1] if outside else ():
             allow("outsider", "topic", topic, "WRITE", "DESCRIBE")
     for table in plan.tables.values():
         if table.topic:

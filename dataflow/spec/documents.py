@@ -188,13 +188,6 @@ class PipelineSpec(Document):
             return self.answer.when
         return "committed" if self.delivery == "exactly_once" else "durable"
 
-    @property
-    def answer_input(self) -> str | None:
-        """Where requests go in: as declared, else the only input, else None."""
-        if self.answer is not None and self.answer.input is not None:
-            return self.answer.input
-        return next(iter(self.inputs)) if len(self.inputs) == 1 else None
-
     def faults(self) -> Iterator[Fault]:
         for name, node in self.nodes.items():
             retry = node.retry

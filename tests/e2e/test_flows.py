@@ -22,7 +22,7 @@ from dataflow.core.schema import Schema
 from dataflow.planner.plan import DEAD_LETTERS, REPLIES, EdgePlan, Plan
 from dataflow.runtime.worker import Worker
 from dataflow.runtime.workshop import Workshop
-from dataflow.transport.api import EARLIEST, Message
+from dataflow.transport.api import EARLIEST, Header, Message
 from dataflow.transport.kafka import KafkaFabric
 from dataflow.transport.murmur import murmur2_partition
 from tests.conftest import wait_for
@@ -80,7 +80,7 @@ class Flow:
         now_ms = int(time.time() * 1000)
         producer = self.fabric.producer()
         (value,) = encoded(edge.schema, edge.codec, [record])
-        head = [
+        head: list[Header] = [
             (headers.ID, ids.mint(now_ms)),
             (headers.REPLY_TO, f"{REPLIES}/0/{request}"),
             (headers.DEADLINE, str(now_ms + int(timeout_s * 1000))),
