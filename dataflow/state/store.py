@@ -237,9 +237,11 @@ def _lock(path: Path) -> IO[bytes] | None:
     lock = Path(f"{path}.lock").open("ab")  # noqa: SIM115 - closed by the store
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         lock.close()
-        return None
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
     return lock
 
 

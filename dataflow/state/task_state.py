@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dataflow.core import limits
-from dataflow.state.api import KeyedState, Timer
+from dataflow.state.api import Timer
 from dataflow.state.changelog import check_record, decode_key
 from dataflow.state.layers import Layers
 from dataflow.state.node_state import NodeState
@@ -63,7 +63,7 @@ class TaskState:
         self._next_offset = 0
         self.discard()
 
-    def node_state(self, name: str) -> KeyedState:
+    def node_state(self, name: str) -> NodeState:
         """What a node sees; the same object for the same name. Timers of a node fire once this was called for it."""
         node = self._nodes.get(name)
         if node is None:

@@ -19,7 +19,7 @@ FIND = settings(LONG, max_examples=1_000, derandomize=True, database=None, phase
 
 
 def test_any_history_is_that_of_plain_dicts() -> None:
-    run_state_machine_as_test(StateMachine, settings=LONG)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(StateMachine, settings=LONG)
 
 
 class LosesTombstones(TaskState):
@@ -83,4 +83,4 @@ class FiresAgain(TaskState):
 def test_a_broken_state_is_found(broken: type[TaskState]) -> None:
     machine = type(broken.__name__, (StateMachine,), {"make": broken})
     with pytest.raises((AssertionError, KeyError)):
-        run_state_machine_as_test(machine, settings=FIND)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(machine, settings=FIND)
