@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -126,10 +127,12 @@ class Reloader:
 
     def _reload(self) -> None:
         from dataflow.control.assemble import assemble
+        from dataflow.control.deploy import read_plans
         from dataflow.observe.metrics import Metrics
 
         try:
-            assembled = assemble(self._folder, environ=os.environ, on_build=show_build())
+            there = partial(read_plans, self._fabric)
+            assembled = assemble(self._folder, environ=os.environ, on_build=show_build(), deployed=there)
             # Before anything changes: what lints may still not start, e.g. for an import that fails.
             trial = replace(self._running.shop, registry=assembled.registry, metrics=Metrics())
             for plan in assembled.plans:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,8 +50,9 @@ def lint_project(
     folder: Path, environ: Mapping[str, str], *, build: bool = False
 ) -> tuple[Project, list[Problem]]:
     """The declarations in `folder` and all that is wrong with them. With `build` its models are built first."""
-    from dataflow.control.assemble import Models, build_models
+    from dataflow.control.assemble import Models, build_models, deployed_plans
     from dataflow.planner.lint import lint as lint_declared
+    from dataflow.planner.upstream import Pipelines
     from dataflow.registry import Registry
     from dataflow.spec import Problem, load_project
 
@@ -72,7 +74,10 @@ def lint_project(
                 problems.append(
                     Problem(declared.file, *declared.place(("build",)), error.message, hint=error.hint)
                 )
-    problems += lint_declared(project, registry, Models(project, built))
+    pipelines = Pipelines(
+        project, registry, Models(project, built), partial(deployed_plans, folder, None, environ)
+    )
+    problems += lint_declared(project, registry, pipelines=pipelines)
     return project, sorted(set(problems))
 
 

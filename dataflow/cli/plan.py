@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,11 @@ def plan(
     With --bootstrap or --compare the cluster is asked (never changed): which topics are missing or differ, how its
     running version differs, whether the change of a contract would break readers. Exits 1 if it cannot be deployed.
     """
-    from dataflow.control.assemble import assemble
+    from dataflow.control.assemble import assemble, deployed_plans
     from dataflow.planner.report import diff_plans, plan_as_dict, plan_as_text
 
-    made = assemble(project, pipelines, environ=os.environ, on_build=tell_build)
+    there = partial(deployed_plans, project, bootstrap, os.environ)
+    made = assemble(project, pipelines, environ=os.environ, on_build=tell_build, deployed=there)
     for warning in made.warnings:
         click.secho(str(warning), fg="yellow", err=True)
     if compare or bootstrap:

@@ -60,12 +60,13 @@ def up(
     alter_topics: bool,
 ) -> None:
     """Run everything declared here: broker, workers and HTTP door. Ctrl-C drains."""
-    from dataflow.control.assemble import assemble
+    from dataflow.control.assemble import assemble, deployed_plans
     from dataflow.control.host import Host
 
     few_arenas()
     _log_to_stderr()
-    assembled = assemble(project, environ=os.environ, on_build=show_build())
+    there = partial(deployed_plans, project, bootstrap, os.environ)
+    assembled = assemble(project, environ=os.environ, on_build=show_build(), deployed=there)
     for problem in assembled.warnings:
         warn(str(problem))
     with ExitStack() as stack:
@@ -159,10 +160,11 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
 )
 def deploy(project: Path, bootstrap: str, pipelines: tuple[str, ...], alter_topics: bool) -> None:
     """Put plans, schemas and topics onto the cluster; workers and gateways there take them up."""
-    from dataflow.control.assemble import assemble
+    from dataflow.control.assemble import assemble, deployed_plans
     from dataflow.control.connect import connect
 
-    assembled = assemble(project, pipelines, environ=os.environ, on_build=show_build())
+    there = partial(deployed_plans, project, bootstrap, os.environ)
+    assembled = assemble(project, pipelines, environ=os.environ, on_build=show_build(), deployed=there)
     for problem in assembled.warnings:
         warn(str(problem))
     fabric = connect(project, bootstrap, os.environ)

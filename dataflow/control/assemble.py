@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dataflow.core.errors import DataflowError, SpecError
+from dataflow.core.errors import BrokerError, DataflowError, SpecError, TransportError
 from dataflow.core.loading import code_digest
 from dataflow.planner.build import build_plan
 from dataflow.planner.lint import lint
 from dataflow.planner.plan import ModelPlan, Plan
-from dataflow.planner.resolve import resolve
+from dataflow.planner.upstream import Pipelines
 from dataflow.registry import Registry
 from dataflow.sdk import ModelInfo
 from dataflow.serving import ensure_built, model_info
@@ -20,6 +20,7 @@ from dataflow.serving.build import digest_of
 from dataflow.spec import Problem, Project, load_project
 
 OnBuild = Callable[[str, str], None]
+Deployed = Callable[[], Mapping[str, Plan]]
 
 
 class LintError(SpecError):
@@ -46,13 +47,18 @@ def assemble(
     *,
     environ: Mapping[str, str],
     on_build: OnBuild = lambda _name, _line: None,
+    deployed: Deployed | None = None,
 ) -> Assembled:
     """Plans of `pipelines` (all when empty). Models are built where needed; `on_build` gets name and line of output.
 
-    Raises LintError with every problem, SpecError for an unknown pipeline, ModelError for a build that fails.
+    `deployed` gives the plans of the cluster, for pipelines that are read and not declared here; by default of the
+    cluster that commands in `folder` talk to. Raises LintError with every problem, SpecError for an unknown pipeline,
+    ModelError for a build that fails.
     """
     project = load_project(folder, environ=environ)
-    return plan_all(project, Registry.default(folder), tuple(pipelines) or tuple(project.pipelines), on_build)
+    there = deployed or partial(deployed_plans, folder, None, environ)
+    chosen = tuple(pipelines) or tuple(project.pipelines)
+    return plan_all(project, Registry.default(folder), chosen, on_build, there)
 
 
 def plan_all(
@@ -60,23 +66,40 @@ def plan_all(
     registry: Registry,
     chosen: Iterable[str],
     on_build: OnBuild = lambda _name, _line: None,
+    deployed: Deployed = dict,
 ) -> Assembled:
     """Plans of the `chosen` pipelines of a loaded project. Raises as `assemble` does."""
     chosen = tuple(chosen)
-    built = build_models(project, _models_named(project, chosen), on_build)
-    infos = Models(project, built)
-    problems = lint(project, registry, infos)
+    built = build_models(project, _models_named(project, _with_read(project, chosen)), on_build)
+    found = Pipelines(project, registry, Models(project, built), deployed)
+    problems = lint(project, registry, pipelines=found)
     errors = [p for p in problems if p.severity == "error"]
     if errors:
         raise LintError(errors)
     plans = []
     for name in chosen:
-        resolved = resolve(project, name, registry, models=infos)
+        resolved = found.resolved(name)
         used = {m for n in resolved.nodes.values() for m in n.models}
         planned = {m: built[m] for m in sorted(used)}
         calls = [c for n in resolved.nodes.values() if isinstance(c := n.raw_settings.get("call"), str)]
         plans.append(build_plan(project, resolved, planned, code_digest(resolved.declared.folder, calls)))
     return Assembled(project, registry, tuple(plans), tuple(p for p in problems if p.severity != "error"))
+
+
+def deployed_plans(folder: Path, bootstrap: str | None, environ: Mapping[str, str]) -> dict[str, Plan]:
+    """The plans on the cluster that commands in `folder` talk to; {} where none is known or it does not answer."""
+    # Imported where they are needed: most projects are whole, and their commands start without a Kafka client.
+    from dataflow.control.connect import connect
+    from dataflow.control.deploy import read_plans
+
+    try:
+        fabric = connect(folder, bootstrap, environ)
+    except (BrokerError, TransportError):
+        return {}
+    try:
+        return read_plans(fabric)
+    finally:
+        fabric.close()
 
 
 def code_matches(folder: Path, plan: Plan) -> bool:
@@ -89,6 +112,23 @@ def code_matches(folder: Path, plan: Plan) -> bool:
         return all(digest_of(folder / m.file) == m.digest for m in plan.models.values())
     except (DataflowError, OSError):
         return False
+
+
+def _with_read(project: Project, pipelines: Iterable[str]) -> list[str]:
+    """These pipelines and those of the project whose edges they read, over any number of steps."""
+    found = dict.fromkeys(pipelines)
+    waiting = [name for name in found if name in project.pipelines]
+    while waiting:
+        spec = project.pipelines[waiting.pop()].spec
+        texts = [
+            *spec.inputs.values(),
+            *(e for n in spec.nodes.values() for es in n.feeds.values() for e in es),
+        ]
+        read = {text.partition(".")[0] for text in texts if text not in project.topics}
+        new = [name for name in sorted(read) if name in project.pipelines and name not in found]
+        found.update(dict.fromkeys(new))
+        waiting += new
+    return list(found)
 
 
 def _models_named(project: Project, pipelines: Iterable[str]) -> list[str]:

@@ -32,7 +32,7 @@ class TopicDifference:
 def compare_topics(
     admin: Admin, topics: Iterable[TopicPlan]
 ) -> tuple[list[TopicPlan], list[TopicDifference]]:
-    """Topics that are missing, and how existing ones differ."""
+    """Topics that are missing, and how existing ones differ; the settings of another pipeline's are not looked at."""
     planned = {t.name: t for t in topics}
     existing = admin.describe(list(planned))
     missing = [t for n, t in planned.items() if n not in existing]
@@ -46,7 +46,7 @@ def compare_topics(
         differences += [
             TopicDifference(name, setting, info.config.get(setting, "the broker's default"), value)
             for setting, value in topic.config.items()
-            if info.config.get(setting) != value
+            if info.config.get(setting) != value and topic.role != "upstream"
         ]
     return missing, differences
 
@@ -80,14 +80,24 @@ def deploy(fabric: Fabric, plan: Plan, *, alter_topics: bool = False) -> list[To
     TransportError for partitions that differ: then nothing was changed.
     """
     check_state(fabric.admin(), plan)
-    before = read_plans(fabric).get(plan.pipeline)
+    known = read_plans(fabric)
+    before = known.get(plan.pipeline)
     if before is not None and before.version != plan.version:
         check_contracts(before, plan)
+        for reader, edge in orphans(plan, known.values()):
+            log.warning("pipeline '%s' reads '%s', which '%s' no longer writes", reader, edge, plan.pipeline)
     differences = prepare_topics(fabric.admin(), plan.topics.values(), alter=alter_topics)
     if before is None or before.version != plan.version:
         SchemaStore(fabric).publish(plan)
         write_compacted(fabric, PLANS, {plan.pipeline.encode(): plan_to_json(plan)})
     return differences
+
+
+def orphans(plan: Plan, others: Iterable[Plan]) -> list[tuple[str, str]]:
+    """Pipelines that read an edge which `plan` no longer writes, each with that edge."""
+    written = {f"{plan.pipeline}.{e.name}" for e in plan.edges.values() if e.node and e.write}
+    read = ((other.pipeline, e.upstream) for other in others for e in other.edges.values() if e.upstream)
+    return [(p, name) for p, name in read if name.partition(".")[0] == plan.pipeline and name not in written]
 
 
 def check_state(admin: Admin, plan: Plan) -> None:

@@ -74,7 +74,9 @@ def known_topics(plans: Mapping[str, Plan], project: Project | None = None) -> d
         for edge in plan.edges.values():
             stream = Stream.of_edge(plan, edge)
             for topic in edge.topics:
-                known[topic] = Stream(topic, (topic,), *_rest(stream))
+                made = Stream(topic, (topic,), *_rest(stream))
+                # A topic of another pipeline is best known by that one.
+                known[topic] = known.get(topic, made) if edge.upstream else made
             for copy in edge.publish:
                 private = any(copy.schema[n].privacy for n in copy.key)
                 known[copy.topic] = Stream(
