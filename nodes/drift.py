@@ -140,6 +140,8 @@ class KsNode:
     in memory: a restart begins them anew.
     """
 
+    remembers = True
+
     def __init__(self, settings: Ks, context: NodeContext) -> None:
         self._settings = settings
         self._folder = context.folder

@@ -19,6 +19,7 @@ from dataflow.core.errors import DataflowError
 if TYPE_CHECKING:
     from dataflow.control.replay import OnProgress, Replay
     from dataflow.control.replay_report import EdgeComparison, ReplayReport
+    from dataflow.planner.plan import Plan
     from dataflow.registry import Registry
 
 DIFFERS: Final = 1
@@ -84,7 +85,16 @@ def replay(
         with cluster(project, bootstrap) as outside:
             recorded = recorded_plan(outside.plans, pipeline, outside.project)
             wanted, registry = _wanted(
-                project, recorded, edge, begin, end, changed, tolerance, keep=keep, show_private=show_private
+                project,
+                outside.plans,
+                recorded,
+                edge,
+                begin,
+                end,
+                changed,
+                tolerance,
+                keep=keep,
+                show_private=show_private,
             )
             with _progress() as on_progress:
                 report = run(project, registry, outside.fabric, wanted, on_progress)
@@ -101,7 +111,8 @@ def replay(
 
 def _wanted(
     project: Path,
-    recorded: Any,
+    plans: dict[str, Plan],
+    recorded: Plan,
     edge: str,
     begin: str,
     end: str,
@@ -121,7 +132,7 @@ def _wanted(
     if changed is None:
         runs, registry = same_plan(project, recorded), Registry.default(project)
     else:
-        runs, registry = changed_plan(project, recorded.pipeline, changed, os.environ, tell_build)
+        runs, registry = changed_plan(project, recorded.pipeline, changed, os.environ, tell_build, plans)
     name = str(changed) if changed is not None else ""
     return Replay(
         recorded, runs, edge, *starts, tolerance=tolerance, changed=name, keep=keep, show_private=show_private

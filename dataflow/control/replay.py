@@ -23,7 +23,7 @@ from dataflow.control.replay_report import ReplayReport
 from dataflow.control.replay_stretch import Feeder, Stretch, find_stretch
 from dataflow.control.starts import FROM_EARLIEST, FROM_LATEST, Start
 from dataflow.core.errors import PlanError
-from dataflow.planner.plan import Plan
+from dataflow.planner.plan import NodePlan, Plan
 from dataflow.registry import Registry
 from dataflow.runtime.worker import Worker
 from dataflow.runtime.workshop import Workshop
@@ -80,11 +80,12 @@ def replay(
         plan.pipeline, wanted.recorded.version, plan.version, wanted.changed, wanted.tolerance
     )
     report.not_compared, report.off = dict(shadow.not_compared), dict(shadow.off)
-    report.notes += _notes(wanted, shadow, registry)
-    shop = Workshop(folder, registry, ShadowFabric(fabric, prefix, shadow.renamed))
+    report.notes += _notes(folder, wanted, shadow, registry)
     try:
         prepare_topics(fabric.admin(), plan.topics.values())
         with Ledger() as ledger:
+            shadowed = ShadowFabric(fabric, prefix, shadow.renamed)
+            shop = Workshop(folder, registry, shadowed, state_folder=ledger.folder)
             _run(shop, shadow, fabric, stretches, ledger, report, on_progress)
             report.notes += behind(fabric, wanted.recorded, stretches)
             _compare(fabric, shadow, wanted, ledger, report, on_progress)
@@ -165,20 +166,32 @@ def _reasons(shadow: Shadow) -> str:
     return "; ".join(f"{name}: {why}" for name, why in found.items()) or "no node reads it"
 
 
-def _notes(wanted: Replay, shadow: Shadow, registry: Registry) -> list[str]:
+def _notes(folder: Path, wanted: Replay, shadow: Shadow, registry: Registry) -> list[str]:
     """What a reader must know of how it was run."""
     notes = []
-    stateful = [
-        n.name for n in shadow.plan.nodes.values() if getattr(registry.get(n.kind), "stateful", False)
-    ]
+    stateful = [n.name for n in shadow.plan.nodes.values() if _remembers(folder, shadow.plan, n, registry)]
     if stateful:
         notes.append(
-            f"{', '.join(stateful)} began with empty state: what depends on records before the stretch differs"
+            f"{', '.join(stateful)} began with empty state, and gave at the end what was still open: "
+            "what depends on records before or after the stretch differs"
         )
     tables = sorted({t for n in shadow.plan.nodes.values() for t in n.tables})
     if tables:
         notes.append(f"{', '.join(tables)}: looked up as they are now, not as they were then")
+    opened = [n for n, e in wanted.recorded.edges.items() if e.open and n in shadow.compared]
+    if opened:
+        notes.append(
+            f"{', '.join(opened)}: what others wrote there is not replayed; with --edge it is all that is there"
+        )
     sides = [e for e in shadow.fed if wanted.edge and e != wanted.edge]
     if sides:
         notes.append(f"{', '.join(sides)}: fed too, for what reads them beside '{wanted.edge}'")
     return notes
+
+
+def _remembers(folder: Path, plan: Plan, node: NodePlan, registry: Registry) -> bool:
+    """Whether what a node gives depends on records before."""
+    kind = registry.get(node.kind)
+    settings = kind.settings.model_validate(dict(node.settings))
+    in_memory = bool(getattr(kind.target, "remembers", False))
+    return in_memory or kind.keyed_for(settings, folder / plan.folder)

@@ -10,13 +10,13 @@ from dataflow.control.records import Stream
 from dataflow.control.replay_ledger import Ledger, Wire
 from dataflow.control.replay_plan import Shadow
 from dataflow.control.replay_report import MAX_LISTED, EdgeComparison, MissingRecord
-from dataflow.control.replay_stretch import Stretch, ids_of
+from dataflow.control.replay_stretch import Stretch, headers_of, ids_of
 from dataflow.control.replay_values import Comparer, Side
 from dataflow.control.streams import id_seeds, read_messages
 from dataflow.core import headers, ids
 from dataflow.planner.plan import DEAD_LETTERS, EdgePlan, Plan
 from dataflow.runtime.schemas import SchemaStore, reader_codecs
-from dataflow.transport.api import EARLIEST, LATEST, Fabric, Message, Position
+from dataflow.transport.api import EARLIEST, LATEST, Fabric, Position
 
 # Outputs are looked for from a little before the first record of the stretch (clocks differ) to this long after its
 # last one, and everywhere else only if some are not found there.
@@ -63,6 +63,7 @@ class Judge:
             self._scan(low, first, seeds, comparer, result)
             self._scan(last, high, seeds, comparer, result)
         comparer.flush()
+        self.ledger.end_edge()
         result.extra = self.ledger.left
         result.extra_records = list(self.ledger.unmatched(MAX_LISTED))
         if result.extra and any(low[p] and first[p] == low[p] for p in positions):
@@ -87,13 +88,11 @@ class Judge:
 
     def _take_replayed(self, edge: EdgePlan, result: EdgeComparison) -> None:
         admin = self.fabric.admin()
-        topics = admin.describe(edge.topics)
-        seeds = id_seeds(admin, topics)
+        seeds = id_seeds(admin, admin.describe(edge.topics))
         low, high = admin.offsets(list(seeds), EARLIEST), admin.offsets(list(seeds), LATEST)
-        for messages in read_messages(self.fabric, low, high):
-            for message, record_id in zip(messages, ids_of(messages, seeds), strict=True):
-                if not self.ledger.put_replayed(record_id, _wire(message)):
-                    result.repeated += 1
+        for record_id, wire, _ in _records(self.fabric, low, high, seeds):
+            if not self.ledger.put_replayed(record_id, wire):
+                result.repeated += 1
 
     def _scan(
         self,
@@ -103,42 +102,58 @@ class Judge:
         comparer: Comparer,
         result: EdgeComparison,
     ) -> None:
-        """Match the recorded records between offsets; the last chance of those that are of the stretch."""
-        for messages in read_messages(self.fabric, starts, ends):
-            for message, record_id in zip(messages, ids_of(messages, seeds), strict=True):
-                parents = _parents(message)
-                ours = self.ledger.belongs(record_id, parents) or self.ledger.was_replayed(record_id)
-                if not ours:
-                    continue
-                wire = _wire(message)
-                if not self.ledger.put_recorded(record_id, wire):
-                    result.repeated += 1
-                    continue
-                version = _header(message, headers.ORIGIN).partition("/")[0].partition("@")[2]
-                result.versions[version] = result.versions.get(version, 0) + 1
-                replayed = self.ledger.match(record_id, wire)
-                if replayed is not None:
-                    comparer.add(record_id.decode(), wire, replayed)
-                    continue
-                result.missing += 1
-                if len(result.missing_records) < MAX_LISTED:
-                    reason = self.ledger.letter([record_id, *parents])
-                    result.missing_records.append(MissingRecord(record_id.decode(), reason))
+        """Match the recorded records between offsets."""
+        ledger = self.ledger
+        for record_id, wire, named in _records(self.fabric, starts, ends, seeds):
+            replayed: Wire | None = None
+            if ledger.match_equal(record_id, wire):
+                result.equal += 1
+            elif not ledger.was_replayed(record_id) and not ledger.belongs(record_id, _parents(named)):
+                continue
+            elif ledger.came_before(record_id, wire):
+                result.repeated += 1
+                continue
+            elif (replayed := ledger.match(record_id)) is not None:
+                comparer.add(record_id.decode(), wire, replayed)
+            else:
+                self._miss(record_id, named, result)
+            origin, _, _ = named.get(headers.ORIGIN, b"").decode("utf-8", "replace").partition("/")
+            version = origin.partition("@")[2]
+            result.versions[version] = result.versions.get(version, 0) + 1
+
+    def _miss(self, record_id: bytes, named: Mapping[str, bytes], result: EdgeComparison) -> None:
+        result.missing += 1
+        self.ledger.add([record_id])
+        if len(result.missing_records) < MAX_LISTED:
+            reason = self.ledger.letter([record_id, *_parents(named)])
+            result.missing_records.append(MissingRecord(record_id.decode(), reason))
+
+
+def _records(
+    fabric: Fabric,
+    starts: Mapping[Position, int],
+    ends: Mapping[Position, int],
+    seeds: Mapping[Position, int],
+) -> Iterator[tuple[bytes, Wire, dict[str, bytes]]]:
+    """The records between offsets: id, bytes, headers by name."""
+    for messages in read_messages(fabric, starts, ends):
+        named = [headers_of(m) for m in messages]
+        for message, found, record_id in zip(messages, named, ids_of(messages, named, seeds), strict=True):
+            yield record_id, Wire(message.value(), message.key(), found.get(headers.SCHEMA, b"")), found
 
 
 def note_letters(fabric: Fabric, shadow: Shadow, ledger: Ledger) -> dict[str, int]:
     """Read the dead letters of the replay: how many, by "node: error"; the ledger knows the reason of each."""
     counts: dict[str, int] = {}
-    topic = shadow.renamed[DEAD_LETTERS]
     admin = fabric.admin()
-    seeds = id_seeds(admin, admin.describe([topic]))
+    seeds = id_seeds(admin, admin.describe([shadow.renamed[DEAD_LETTERS]]))
     low, high = admin.offsets(list(seeds), EARLIEST), admin.offsets(list(seeds), LATEST)
-    for messages in read_messages(fabric, low, high):
-        for message, record_id in zip(messages, ids_of(messages, seeds), strict=True):
-            node = _header(message, headers.ERROR_NODE).partition("/")[2] or "(reading)"
-            name = f"{node}: {_header(message, headers.ERROR)}"
-            counts[name] = counts.get(name, 0) + 1
-            ledger.note_letter(record_id, f"{name}: {_header(message, headers.ERROR_MESSAGE)}")
+    for record_id, _, named in _records(fabric, low, high, seeds):
+        said = {n: v.decode("utf-8", "replace") for n, v in named.items() if n in headers.ON_DEAD_LETTER}
+        node = said.get(headers.ERROR_NODE, "").partition("/")[2] or "(reading)"
+        name = f"{node}: {said.get(headers.ERROR, '')}"
+        counts[name] = counts.get(name, 0) + 1
+        ledger.note_letter(record_id, f"{name}: {said.get(headers.ERROR_MESSAGE, '')}")
     return counts
 
 
@@ -158,17 +173,8 @@ def behind(fabric: Fabric, recorded: Plan, stretches: Sequence[Stretch]) -> Iter
                 )
 
 
-def _wire(message: Message) -> Wire:
-    return Wire(message.value(), message.key(), _header(message, headers.SCHEMA).encode())
-
-
-def _parents(message: Message) -> list[bytes]:
-    said = _header(message, headers.PARENTS)
-    found = said.encode().split(b",") if said else []
+def _parents(named: Mapping[str, bytes]) -> list[bytes]:
+    said = named.get(headers.PARENTS)
+    found = said.split(b",") if said else []
     strange = set(ids.malformed(found))
     return [p for i, p in enumerate(found) if i not in strange]
-
-
-def _header(message: Message, name: str) -> str:
-    found = next((v for n, v in reversed(message.headers() or ()) if n == name), None)
-    return (found or b"").decode("utf-8", "replace")

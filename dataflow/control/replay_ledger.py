@@ -37,10 +37,9 @@ class Wire(NamedTuple):
     @property
     def digest(self) -> bytes:
         """Equal for records of equal bytes."""
-        parts = b"".join(
-            b"-" if p is None else len(p).to_bytes(8, "little") + p for p in (self.key, self.schema)
-        )
-        return blake2b(parts + (b"-" if self.value is None else b"+" + self.value), digest_size=8).digest()
+        value, key, schema = self
+        head = b"%d %d " % (-1 if value is None else len(value), -1 if key is None else len(key))
+        return blake2b(b"".join((head, value or b"", key or b"", schema)), digest_size=8).digest()
 
 
 def pack(record_id: bytes) -> bytes:
@@ -53,15 +52,16 @@ def unpack(packed: bytes) -> str:
 
 
 class Ledger:
-    """See the module. A context manager; one thread.
+    """See the module. A context manager; one thread. `folder` is thrown away with it.
 
     A record that came twice, byte for byte, counts once: what is at least once may be there again. Different records
-    of one id (two branches into one node) are matched the equal ones first, then in their order.
+    of one id (two branches into one node) are matched with their equal, else in their order.
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="dataflow-replay-")
-        self._database = sqlite3.connect(Path(self._folder.name) / "ledger.sqlite", isolation_level=None)
+        self._temporary = tempfile.TemporaryDirectory(prefix="dataflow-replay-")
+        self.folder = Path(self._temporary.name)
+        self._database = sqlite3.connect(self.folder / "ledger.sqlite", isolation_level=None)
         self._database.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
             f"PRAGMA cache_size=-{_CACHE_KBYTES}; {_TABLES} {_EDGE_TABLES} BEGIN;"
@@ -74,7 +74,7 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._database.close()
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
     # ---- which records belong to the stretch
 
@@ -123,28 +123,40 @@ class Ledger:
         )
         return made.rowcount == 1
 
+    def match_equal(self, record_id: bytes, wire: Wire) -> bool:
+        """Match a recorded record with the replayed one of equal bytes; False if there is none, or it was matched."""
+        made = self._database.execute(
+            "UPDATE replayed SET matched = 1 WHERE id = ? AND digest = ? AND NOT matched",
+            (pack(record_id), wire.digest),
+        )
+        return made.rowcount == 1
+
     def was_replayed(self, record_id: bytes) -> bool:
         found = self._database.execute("SELECT 1 FROM replayed WHERE id = ? LIMIT 1", (pack(record_id),))
         return found.fetchone() is not None
 
-    def put_recorded(self, record_id: bytes, wire: Wire) -> bool:
-        """Note a recorded record; False if it came before."""
-        made = self._database.execute(
-            "INSERT OR IGNORE INTO recorded VALUES (?, ?)", (pack(record_id), wire.digest)
-        )
-        return made.rowcount == 1
+    def came_before(self, record_id: bytes, wire: Wire) -> bool:
+        """Whether a recorded record was there before, byte for byte; it is from now on."""
+        key = pack(record_id), wire.digest
+        find = self._database.execute
+        if find("SELECT 1 FROM replayed WHERE id = ? AND digest = ?", key).fetchone():
+            return True  # matched, or `match_equal` had taken it
+        return find("INSERT OR IGNORE INTO recorded VALUES (?, ?)", key).rowcount == 0
 
-    def match(self, record_id: bytes, wire: Wire) -> Wire | None:
-        """Take the replayed record that answers to a recorded one; None if none is left."""
+    def match(self, record_id: bytes) -> Wire | None:
+        """Take a replayed record of this id, other bytes and all; None if none is left."""
         found = self._database.execute(
-            "SELECT rowid, value, key, schema FROM replayed WHERE id = ? AND NOT matched "
-            "ORDER BY digest <> ?, rowid LIMIT 1",
-            (pack(record_id), wire.digest),
+            "SELECT rowid, value, key, schema FROM replayed WHERE id = ? AND NOT matched ORDER BY rowid LIMIT 1",
+            (pack(record_id),),
         ).fetchone()
         if found is None:
             return None
         self._database.execute("UPDATE replayed SET matched = 1 WHERE rowid = ?", found[:1])
         return Wire(*found[1:])
+
+    def end_edge(self) -> None:
+        """What was matched is of the stretch, and so is what comes of it."""
+        self._database.execute("INSERT OR IGNORE INTO stretch SELECT id FROM replayed WHERE matched")
 
     @property
     def left(self) -> int:

@@ -18,6 +18,7 @@ from dataflow.registry import Registry
 PREFIX: Final = "dataflow.replay-"
 # Fed records keep their times, which may be long past: retention by time would take them at once.
 _KEPT: Final = {"retention.ms": "-1", "retention.bytes": "-1"}
+_COMPACTED: Final = {"cleanup.policy": "compact"}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ def _not_compared(recorded: Plan, runs: Plan, name: str) -> str:
 
 
 def _fed_edge(edge: EdgePlan, recorded: EdgePlan, prefix: str) -> EdgePlan:
-    return dataclasses.replace(edge, topics=(prefix + recorded.topics[0],), node="", write=True, publish=())
+    return dataclasses.replace(
+        edge, topics=(prefix + recorded.topics[0],), node="", write=True, publish=(), upstream="", open=False
+    )
 
 
 def _own_edge(edge: EdgePlan, prefix: str) -> EdgePlan:
@@ -174,9 +177,11 @@ def _stage(stage: StagePlan, plan: Plan, running: Iterable[str], prefix: str) ->
     if not nodes:
         return None
     own = {e for n in nodes for e in plan.nodes[n].outputs.values()}
-    reads = dict.fromkeys(e for n in nodes for e in _read_by(plan.nodes[n]) if e not in own)
+    fetched = set(stage.reads)  # a stage may fetch what it writes itself: an edge that is keyed anew
+    reads = dict.fromkeys(e for n in nodes for e in _read_by(plan.nodes[n]) if e not in own or e in fetched)
     return dataclasses.replace(
-        stage, group=prefix + stage.group, reads=tuple(reads), nodes=nodes, answers=(), leaves=(), on_answer_path=False
+        stage, group=prefix + stage.group, reads=tuple(reads), nodes=nodes, answers=(), leaves=(), on_answer_path=False,
+        changelog=prefix + stage.changelog if stage.changelog else "",
     )  # fmt: skip
 
 
@@ -204,7 +209,15 @@ def with_partitions(shadow: Shadow, partitions: Mapping[str, int]) -> Shadow:
         edges[name] = dataclasses.replace(edges[name], partitions=count)
         topic = edges[name].topics[0]
         topics[topic] = dataclasses.replace(topics[topic], partitions=count)
-    return dataclasses.replace(shadow, plan=dataclasses.replace(plan, edges=edges, topics=topics))
+    stages = []
+    for stage in plan.stages:
+        count = max([stage.partitions, *(partitions.get(e, 0) for e in stage.reads)])
+        stages.append(dataclasses.replace(stage, partitions=count))
+        if stage.changelog:
+            topics[stage.changelog] = TopicPlan(stage.changelog, count, "changelog", _COMPACTED)
+    return dataclasses.replace(
+        shadow, plan=dataclasses.replace(plan, edges=edges, topics=topics, stages=tuple(stages))
+    )
 
 
 def _read_by(node: NodePlan) -> list[str]:

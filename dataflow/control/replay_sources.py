@@ -37,11 +37,16 @@ def same_plan(folder: Path, plan: Plan) -> Plan:
 
 
 def changed_plan(
-    folder: Path, name: str, file: Path, environ: Mapping[str, str], on_build: OnBuild
+    folder: Path,
+    name: str,
+    file: Path,
+    environ: Mapping[str, str],
+    on_build: OnBuild,
+    deployed: Mapping[str, Plan],
 ) -> tuple[Plan, Registry]:
     """The plan of the project with pipeline `name` as `file` declares it.
 
-    Code and files are looked for beside the pipeline's own declaration.
+    Code and files are looked for beside the pipeline's own declaration; `deployed` are the plans on the cluster.
     Raises SpecError if the file does not declare it, LintError with all that is wrong.
     """
     project = load_project(folder, environ=environ)
@@ -49,7 +54,7 @@ def changed_plan(
     own = here is not None and (project.folder / here.file).resolve() == file.resolve()
     if not own:
         project = _with(project, _read(file, name, here, environ))
-    assembled = plan_all(project, Registry.default(folder), [name], on_build)
+    assembled = plan_all(project, Registry.default(folder), [name], on_build, lambda: deployed)
     return assembled.plans[0], assembled.registry
 
 

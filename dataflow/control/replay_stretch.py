@@ -153,7 +153,7 @@ class Feeder:
         return [_fed(s, tallies) for s in stretches]
 
     def _send(self, producer: Producer, messages: Sequence[Message]) -> None:
-        record_ids = ids_of(messages, self._seeds)
+        record_ids = ids_of(messages, [headers_of(m) for m in messages], self._seeds)
         self._ledger.add(record_ids)
         for message, record_id in zip(messages, record_ids, strict=True):
             head: list[Header] = [(headers.ID, record_id)]
@@ -175,11 +175,16 @@ class Feeder:
             self._refused = self._refused or str(error)
 
 
-def ids_of(messages: Sequence[Message], seeds: Mapping[Position, int]) -> list[bytes]:
-    """The id of each record, as the engine sees it."""
-    found = [
-        next((v or b"" for n, v in reversed(m.headers() or ()) if n == headers.ID), b"") for m in messages
-    ]
+def headers_of(message: Message) -> dict[str, bytes]:
+    """The headers by name; of several of one name the last."""
+    return {name: value or b"" for name, value in message.headers() or ()}
+
+
+def ids_of(
+    messages: Sequence[Message], named: Sequence[Mapping[str, bytes]], seeds: Mapping[Position, int]
+) -> list[bytes]:
+    """The id of each record, as the engine sees it; `named` are its headers."""
+    found = [n.get(headers.ID, b"") for n in named]
     nameless: dict[Position, list[int]] = {}
     for index in ids.malformed(found):
         nameless.setdefault((messages[index].topic(), messages[index].partition()), []).append(index)

@@ -115,7 +115,7 @@ def again(made: Made, runs: Plan | None = None, **wanted: object) -> ReplayRepor
 def changed(made: Made, text: str) -> Plan:
     file = made.folder / "changed.txt"
     file.write_text(text)
-    plan, _ = changed_plan(made.folder, f"{made.name}-shop", file, os.environ, lambda _n, _l: None)
+    plan, _ = changed_plan(made.folder, f"{made.name}-shop", file, os.environ, lambda _n, _l: None, {})
     return plan
 
 
@@ -180,7 +180,7 @@ def test_changed_code_shows_values_and_masks_private_ones(made: Made) -> None:
     with pytest.raises(PlanError, match="--with"):
         same_plan(made.folder, plan_of(made))
     runs, _ = changed_plan(
-        made.folder, f"{made.name}-shop", place / "pipeline.yaml", os.environ, lambda _n, _l: None
+        made.folder, f"{made.name}-shop", place / "pipeline.yaml", os.environ, lambda _n, _l: None, {}
     )
     report = again(made, runs)
     edges = {e.edge: e for e in report.edges}
@@ -303,7 +303,7 @@ def test_extra_missing_and_their_reasons(made: Made) -> None:
     place = made.folder / "pipelines/shop"
     (place / "shop.py").write_text(CODE.replace('["amount"] < 0', '["amount"] > 20'))
     runs, _ = changed_plan(
-        made.folder, f"{made.name}-shop", place / "pipeline.yaml", os.environ, lambda _n, _l: None
+        made.folder, f"{made.name}-shop", place / "pipeline.yaml", os.environ, lambda _n, _l: None, {}
     )
     report = again(made, runs)
     edges = {e.edge: e for e in report.edges}
@@ -361,7 +361,7 @@ def test_changed_contracts_must_read_what_was_recorded(made: Made) -> None:
     topics = made.folder / "pipelines/shop/pipeline.yaml"
     before = plan_of(made)
     topics.write_text(topics.read_text().replace("amount: float64", "amount: float64\n  code: string"))
-    runs, _ = changed_plan(made.folder, before.pipeline, topics, os.environ, lambda _n, _l: None)
+    runs, _ = changed_plan(made.folder, before.pipeline, topics, os.environ, lambda _n, _l: None, {})
     with pytest.raises(PlanError, match="cannot be read under the changed contract"):
         again(made, runs)
 
