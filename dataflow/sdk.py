@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from dataflow.codecs.base import Decoded
+from dataflow.codecs.base import Codec, Decoded
 from dataflow.codecs.values import coerce_columns, coerce_records, conform
 from dataflow.core import ids
 from dataflow.core.batch import Batch, Row, concatenate, pack_row, to_list, unpack_row
@@ -59,12 +59,12 @@ from dataflow.state.user import KeyedContext
 
 __all__ = [
     "BEFORE_ALL_MS", "BEHIND", "CONSUMED", "MAX_ASYNC_CALLS",
-    "Batch", "CallContext", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
+    "Batch", "CallContext", "Codec", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
     "Decoded", "Drop", "Duration",
     "Expression", "Fail", "Field", "FieldType", "KeyedContext", "KeyedState", "Lease", "ModelError", "ModelInfo", "Node",
     "NodeClass", "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out", "Retry", "Row", "Schema", "Settings",
     "Sides", "Table", "Tensor", "Timer", "TimerClock", "UserCallable", "Wait",
-    "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
+    "codec_of", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
     "empty_column", "ids", "load_callable", "nearest", "node", "pack_row", "parse_expression", "signature_of", "table_of",
     "to_list", "unpack_row",
 ]  # fmt: skip
@@ -90,6 +90,13 @@ def columns_of(schema: Schema, table: Any) -> dict[str, Column]:
     from dataflow.codecs import tables
 
     return tables.columns_of(schema, table)
+
+
+def codec_of(schema: Schema) -> Codec:
+    """Records of a contract to bytes and back, by column: what state keeps of a record."""
+    from dataflow.codecs import codec_for
+
+    return codec_for("avro", schema)
 
 
 class Tensor:
@@ -265,6 +272,8 @@ class NodeClass(Protocol):
                                  ``fire(timers: Sequence[Timer], out, state)`` when processing timers are due (`out` is
                                  over an empty batch), and ``drain(out, state)``, if it has it, when all inputs of a
                                  bounded run have ended
+    remembers                    class attribute, True for a node that is not keyed and yet gives what depends on records
+                                 before (a window in memory): a replay says that it began without them
     """
 
     def __init__(self, settings: Any, context: NodeContext) -> None: ...
@@ -304,8 +313,8 @@ class NodeKind:
 
     @property
     def names_inputs(self) -> bool:
-        """Whether a pipeline gives the input ports their names: declared as ``inputs=("*",)``."""
-        return self.inputs == ("*",)
+        """Whether a pipeline gives the input ports their names: ``inputs=("*",)``, or ("in", "*") where one may be unnamed."""
+        return "*" in self.inputs
 
     def ports(self, settings: Settings) -> tuple[str, ...]:
         """Output ports under these settings."""

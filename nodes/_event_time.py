@@ -23,6 +23,7 @@ from dataflow.sdk import (
 )
 
 NO_TIME: Final = -(1 << 63)  # of a row whose event time is null
+NO_KEY: Final = "the record has no key, and state is kept by key: declare key: on its topic, or rekey it"
 _NEVER: Final = 1 << 62
 # What belongs to the node and not to a key. A record may have the key b"": no name of a user begins with ~.
 _NODE: Final = b""

@@ -22,12 +22,10 @@ from dataflow.sdk import (
     ids,
 )
 
-from ._event_time import NO_TIME, EventClock, times_ms
+from ._event_time import NO_KEY, NO_TIME, EventClock, times_ms
 from ._python_rows import Lost, Shape, settle_rows, settled
 
-NO_KEY: Final = Lost(
-    "the record has no key, and state is kept by key: declare key: on its topic, or rekey it", "NoKey"
-)
+_NO_KEY: Final = Lost(NO_KEY, "NoKey")
 _BEHIND: Final = Lost("an earlier record of its key waits for its retry", BEHIND, retryable=True)
 # A timer whose call may be retried fires again after a wait that doubles, and fails for good after so many calls.
 MAX_TIMER_CALLS: Final = 10
@@ -139,7 +137,7 @@ class KeyedCalls:
     def _row(self, row: Row, record: Any, time_ms: int, waiting: set[bytes], state: KeyedState) -> Any:
         """What became of one row: as `settled`, with its changes undone where it failed."""
         if row.key is None:
-            return NO_KEY
+            return _NO_KEY
         if row.key in waiting:
             return _BEHIND
         context = KeyedContext(

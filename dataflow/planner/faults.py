@@ -40,6 +40,8 @@ def port_faults(name: str, spec: NodeSpec, kind: NodeKind) -> Iterator[Fault]:
         yield Fault(
             path[:2], f"nothing reaches node '{name}': 'from' is missing", "from: an input or an edge"
         )
+    elif kind.names_inputs and "in" in ports and ("" not in feeds or len(feeds) == 1):
+        pass  # one input, or several with names
     elif kind.names_inputs:
         if "" in feeds or len(feeds) < 2:
             hint = "from: {left: EDGE, right: EDGE}, by names of your choice"
