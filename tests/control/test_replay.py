@@ -19,7 +19,7 @@ from dataflow.planner.plan import DEAD_LETTERS, Plan
 from dataflow.registry import Registry
 from dataflow.transport.api import Fabric
 from dataflow.transport.memory import MemoryFabric
-from tests.control.project import Made, make
+from tests.control.project import Made, make, produce
 
 PIPELINE = """
 kind: Topic
@@ -88,8 +88,6 @@ def shop(folder: Path, name: str, fabric: Fabric) -> Made:
 
 
 def orders(made: Made, *amounts: float) -> list[str]:
-    from tests.control.project import produce
-
     records = [{"shop": f"s{i % 3}", "amount": a, "owner": "Ada"} for i, a in enumerate(amounts)]
     return produce(made, f"{made.name}.orders", records)
 
@@ -379,3 +377,65 @@ def test_the_file_must_declare_the_pipeline(made: Made) -> None:
     text = PIPELINE.format(name=made.name, limit=1).split("---")[1]
     with pytest.raises(DataflowError, match="unknown node kind"):
         changed(made, text.replace("route.when", "route.whem"))
+
+
+STATE = """
+kind: Topic
+name: {name}.hits
+key: page
+partitions: 2
+fields: {{page: string, at: int64}}
+---
+kind: Pipeline
+name: {name}-pages
+inputs: {{hits: {name}.hits}}
+delivery: exactly_once
+nodes:
+  counted: {{use: transform.python, from: hits, with: {{call: pages.count}}, out: {{hits: int64}}, keep: [page]}}
+---
+kind: Pipeline
+name: {name}-upon
+nodes:
+  even: {{use: filter.when, from: {name}-pages.counted, with: {{when: hits > 2}}}}
+"""
+PAGES = """
+from typing import Any
+from dataflow.sdk import KeyedContext
+
+def count(row: Any, context: KeyedContext) -> Any:
+    context.state.set("n", context.state.get("n", 0) + 1)
+    return {"hits": context.state.get("n")}
+"""
+
+
+def test_state_begins_empty_and_the_report_says_so(tmp_path: Path, unique: str) -> None:
+    made = make(tmp_path, unique, MemoryFabric())
+    place = tmp_path / "pipelines" / "pages"
+    place.mkdir()
+    (place / "pipeline.yaml").write_text(STATE.format(name=unique))
+    (place / "pages.py").write_text(PAGES)
+    made.deploy()
+    hits = [{"page": f"p{i % 2}", "at": i} for i in range(10)]
+    first = produce(made, f"{unique}.hits", hits)
+    with made.working() as shop:
+        made.settle(shop)
+    plan = read_plans(made.fabric)[f"{unique}-pages"]
+    registry = Registry.default(made.folder)
+    assert plan.stages[0].changelog
+    kept = ends(made, plan.stages[0].changelog)
+    report = replay(made.folder, registry, made.fabric, Replay(plan, plan))
+    assert report.same
+    assert report.edges[0].equal == len(first)
+    assert any("counted began with empty state" in note for note in report.notes)
+    # From the middle on, all counts are short by what was before.
+    ends_now = _ends(made, f"{unique}.hits")
+    report = replay(made.folder, registry, made.fabric, Replay(plan, plan, begin=Start(2)))
+    (edge,) = report.edges
+    assert edge.differing == edge.recorded == sum(max(e - 2, 0) for e in ends_now)
+    assert {d.path for d in edge.differences} == {"hits"}
+    assert ends(made, plan.stages[0].changelog) == kept
+    # A pipeline upon its edge is fed from there.
+    upon = read_plans(made.fabric)[f"{unique}-upon"]
+    report = replay(made.folder, registry, made.fabric, Replay(upon, upon))
+    assert report.same
+    assert (report.fed[0].records, report.edges[0].equal) == (10, 6)
