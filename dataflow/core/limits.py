@@ -89,3 +89,10 @@ MAX_STATE_EXPIRED: Final = 1_000
 # A local file not in use for longer is read from the changelog anew: Kafka keeps tombstones 24 h, then the file would
 # keep what was deleted meanwhile.
 MAX_STATE_FILE_AGE_MS: Final = 12 * 3_600_000
+# A gateway's copies of changelog partitions, each a temporary file; of one key so much is shown; callers who may wait for
+# their turn; and a caller waits so long for a copy to catch up (it goes on from there for the next).
+MAX_STATE_VIEWS: Final = 16
+MAX_STATE_VIEW_ENTRIES: Final = 1_000
+MAX_STATE_VIEW_BYTES: Final = 4 * 1024 * 1024
+MAX_STATE_VIEW_CALLERS: Final = 16
+STATE_VIEW_WAIT_MS: Final = 10_000

@@ -64,7 +64,7 @@ class NodeState:
         raw = self._layers.read(entry)
         if self._held is not None:
             self._hold(entry, len(key))
-        return default if raw is None or self._is_over(raw) else _unpacked(raw, name)
+        return default if raw is None or self._is_over(raw) else unpacked(raw, name)
 
     def put(self, key: bytes, name: str, value: Any, ttl_ms: int = 0) -> None:
         entry = self._values + pack_length(len(key)) + key + self._encoded(name)
@@ -112,7 +112,7 @@ class NodeState:
                 hint="give a longer prefix, or spread them over more record keys",
             )
         given = [(e[len(head) :].decode(), r) for e, r in sorted(newest.items()) if r is not None]
-        return [(name, _unpacked(raw, name)) for name, raw in given if not self._is_over(raw)]
+        return [(name, unpacked(raw, name)) for name, raw in given if not self._is_over(raw)]
 
     def set_timer(self, key: bytes, name: str, at_ms: int, clock: TimerClock = "processing") -> None:
         if clock not in CLOCKS:
@@ -241,7 +241,8 @@ class NodeState:
         return self._held
 
 
-def _unpacked(raw: bytes, name: str) -> Any:
+def unpacked(raw: bytes, name: str) -> Any:
+    """The value in a value's entry. Raises StateError."""
     try:
         return _DECODER.decode(changelog.packed_of(raw))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -18,11 +18,13 @@ from typing import IO, Any, Final
 from dataflow.core import limits
 from dataflow.core.errors import StateError
 from dataflow.state import changelog
+from dataflow.state.api import Timer
 from dataflow.state.changelog import TIMER
 
 log = logging.getLogger("dataflow.state")
 
 Change = tuple[bytes, bytes | None]  # changelog key, value or tombstone
+Record = tuple[int, bytes | None, bytes | None]  # offset, key, value of a changelog record as it was read
 
 # A version in the file: another one is emptied.
 _FORMAT: Final = 1
@@ -110,6 +112,14 @@ class Store:
         """Timers (at_ms, key, name) of a node behind `after`, in that order."""
         return self._all(_EARLIEST, (node, clock, *after, limit))
 
+    def timers_of(self, node: str, key: bytes, limit: int) -> list[Timer]:
+        """Up to `limit` timers of a record key, by name."""
+        rows = self._all(
+            "SELECT at_ms, name, clock FROM timers WHERE node = ? AND key = ? ORDER BY name LIMIT ?",
+            (node, key, limit),
+        )
+        return [Timer(at_ms, key, name, changelog.CLOCKS[clock]) for at_ms, name, clock in rows]
+
     def expired(self, after: tuple[int, bytes], until_ms: int, limit: int) -> list[tuple[int, bytes]]:
         """Entries (expires_ms, changelog key) behind `after` that read as absent at `until_ms`, in that order."""
         return self._all(_EXPIRED, (*after, until_ms, limit))
@@ -151,6 +161,13 @@ class Store:
         except sqlite3.Error as error:
             raise self._broken(error) from None
         self.next_offset = next_offset
+
+    def restore(self, place: str, records: Sequence[Record], next_offset: int, now_ms: int) -> None:
+        """Apply records of the changelog. Raises StateError naming one that is none, and applies none then."""
+        for offset, key, value in records:
+            changelog.check_record(f"{place} offset {offset}", key, value)
+        newest = {key: value for _, key, value in records if key is not None}
+        self.apply(newest.items(), next_offset, now_ms)
 
     def clear(self, now_ms: int) -> None:
         """Empty it: as if it had never read its changelog."""
@@ -216,7 +233,7 @@ def open_store(path: Path | None, topic_id: str, now_ms: int) -> Store:
             "local state '%s' is in use by another process; this one restores its own from the changelog",
             path,
         )
-        return Store(_created(_TEMPORARY, topic_id, now_ms), topic_id)
+        return temporary_store(topic_id, now_ms)
     file = _File(path, lock)
     if path.exists():
         found = _opened(path, topic_id, now_ms)
@@ -230,6 +247,11 @@ def open_store(path: Path | None, topic_id: str, now_ms: int) -> Store:
         raise StateError(
             f"local state '{path}': {error}", hint="set DATAFLOW_STATE_DIR to a folder with room"
         ) from None
+
+
+def temporary_store(topic_id: str, now_ms: int) -> Store:
+    """An empty store in a private file that is gone when it is closed."""
+    return Store(_created(_TEMPORARY, topic_id, now_ms), topic_id)
 
 
 def _lock(path: Path) -> IO[bytes] | None:

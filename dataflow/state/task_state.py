@@ -7,10 +7,10 @@ from typing import Final
 
 from dataflow.core import limits
 from dataflow.state.api import Timer
-from dataflow.state.changelog import check_record, decode_key
+from dataflow.state.changelog import decode_key
 from dataflow.state.layers import Layers
 from dataflow.state.node_state import NodeState
-from dataflow.state.store import Change, Store
+from dataflow.state.store import Change, Record, Store
 
 _BEFORE_ALL: Final = (0, b"")
 _AFTER_ALL_MS: Final = (1 << 63) - 1
@@ -47,13 +47,10 @@ class TaskState:
         """The changelog offset to restore from; 0: from the start. More than the partition's end: call `forget` first."""
         return self._store.next_offset
 
-    def restore(self, records: Sequence[tuple[int, bytes | None, bytes | None]], next_offset: int) -> None:
+    def restore(self, records: Sequence[Record], next_offset: int) -> None:
         """Apply changelog records (offset, key, value) at start. Raises StateError naming a record that is none of ours."""
-        for offset, key, value in records:
-            check_record(f"{self._place} offset {offset}", key, value)
-        newest = {key: value for _, key, value in records if key is not None}
         assert not self._layers.unsaved, "restored before the first batch"
-        self._store.apply(newest.items(), next_offset, self._now_ms)
+        self._store.restore(self._place, records, next_offset, self._now_ms)
         self._next_offset = next_offset
         self.discard()
 
