@@ -16,6 +16,7 @@ from dataflow.codecs import codec_for
 from dataflow.codecs.keys import encode_key
 from dataflow.codecs.values import coerce_records, to_jsonable
 from dataflow.control.assemble import assemble
+from dataflow.control.connect import BOOTSTRAP_VARIABLE
 from dataflow.control.deploy import deploy
 from dataflow.core import headers, ids
 from dataflow.core.schema import Schema
@@ -35,7 +36,15 @@ Records = Sequence[Mapping[str, Any]]
 class Flow:
     """The pipelines of one folder on the broker, and records in and out of them by hand."""
 
-    def __init__(self, folder: Path, fabric: KafkaFabric, yaml: str, files: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fabric: KafkaFabric,
+        yaml: str,
+        files: Mapping[str, str] = {},
+        *,
+        deployed: bool = False,
+    ) -> None:
         self.folder = folder
         self.fabric = fabric
         place = folder / "pipelines" / "p"
@@ -44,7 +53,8 @@ class Flow:
         (place / "pipeline.yaml").write_text(yaml)
         for name, text in files.items():
             (place / name).write_text(text)
-        assembled = assemble(folder, environ=os.environ)
+        environ = {**os.environ, BOOTSTRAP_VARIABLE: fabric.bootstrap} if deployed else os.environ
+        assembled = assemble(folder, environ=environ)
         self.registry = assembled.registry
         self.plans = {plan.pipeline: plan for plan in assembled.plans}
         for plan in assembled.plans:
@@ -241,3 +251,66 @@ def test_what_outsiders_write_to_an_open_edge_flows_on_with_ours_and_with_a_merg
 
 def _died(flow: Flow, topic: str) -> bool:
     return any(header(m, headers.ERROR_TOPIC) == topic.encode() for m in flow.messages(DEAD_LETTERS))
+
+
+FIRST = """
+kind: Topic
+name: {name}.raw
+key: n
+partitions: 2
+fields: {{n: int64}}
+---
+kind: Pipeline
+name: {name}
+delivery: {delivery}
+inputs: {{raw: {name}.raw}}
+answer: [out]
+deadline: 30s
+nodes:
+  twice: {{use: transform.select, from: raw, with: {{set: {{twice: n * 2}}}}}}
+  out: {{use: transform.select, from: twice, with: {{set: {{thrice: n + twice}}}}}}
+"""
+
+SECOND = """
+kind: Pipeline
+name: {name}-more
+delivery: {delivery}
+inputs: {{half_way: {name}.twice}}
+nodes:
+  big: {{use: filter.when, from: half_way, with: {{when: twice >= 20}}}}
+"""
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_pipeline_is_attached_to_the_middle_of_a_running_one_without_touching_it(
+    tmp_path: Path, kafka: KafkaFabric, unique: str, delivery: str
+) -> None:
+    first = Flow(tmp_path / "one", kafka, FIRST.format(name=unique, delivery=delivery))
+    plan = first.plans[unique]
+    with first.working() as worker:
+        first.write(f"{unique}.raw", plan.edges["raw"], [{"n": n} for n in range(20)])
+        wait_for(lambda: first.count(plan.edges["out"]) == 20, "traffic before")
+        before = running(worker)
+        # The other project has none of the first one's files: all it knows is the plan on the cluster.
+        second = Flow(tmp_path / "two", kafka, SECOND.format(name=unique, delivery=delivery), deployed=True)
+        big = second.edge("big")
+        with second.working() as other:
+            for n in range(20, 30):
+                first.ask(plan, {"n": n}, f"{unique}-{n}")
+            first.write(f"{unique}.raw", plan.edges["raw"], [{"n": n} for n in range(30, 40)])
+            assert first.reply(f"{unique}-29")[headers.STATUS] == b"ok"
+            wait_for(lambda: second.count(big) == 30, "what the first one wrote, from the beginning")
+            wait_for(lambda: first.count(plan.edges["out"]) == 40, "traffic after")
+            assert [s.metrics.state for s in other.stages.values()] == ["running"]
+        assert running(worker) == before
+    assert sorted(r["twice"] for r in second.records(big)) == [2 * n for n in range(10, 40)]
+    written = {header(m, headers.ID) for m in first.messages(f"{unique}.twice")}
+    assert len(first.messages(f"{unique}.twice")) == len(written) == 40  # once, however many read it
+    assert {header(m, headers.ID) for m in second.messages(big.topics[0])} < written
+    # What belongs to the first pipeline's callers stays there.
+    assert all(header(m, headers.REPLY_TO) is None for m in second.messages(big.topics[0]))
+
+
+def running(worker: Worker) -> list[tuple[int, str, str]]:
+    """Each stage's loop by identity, with its state and its last error: as long as it is not started anew, the same."""
+    return [(id(s._loop), s.metrics.state, s.metrics.error) for s in worker.stages.values()]
