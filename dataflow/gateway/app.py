@@ -37,6 +37,7 @@ from dataflow.gateway.http import (
 from dataflow.gateway.infer import infer, plain
 from dataflow.gateway.openapi import describe
 from dataflow.gateway.routes import Route, Router
+from dataflow.gateway.state_view import StateDoor
 from dataflow.gateway.tap_events import WriterOf
 from dataflow.gateway.taps import STALL_S, Tap, check_query, edge_of, open_events, parse_limit, parse_start
 from dataflow.observe.traces import Tracing
@@ -111,6 +112,7 @@ class Gateway:
         self._budget = Budget()
         self._doors: dict[str, PipelineDoor] = {}
         self._taps: set[Tap] = set()
+        self._state = StateDoor(fabric)
 
     async def start(self) -> None:
         """Connect. Raises TransportError when the broker or the reply partition is not there."""
@@ -126,6 +128,7 @@ class Gateway:
     async def close(self) -> None:
         for tap in list(self._taps):
             tap.close()
+        await self._state.close()
         await self.exchange.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,6 +183,10 @@ class Gateway:
                 self._budget.used -= len(body)
         if route.handler == "tap":
             return await self._tap(request)
+        if route.handler == "state":
+            plan = self._plan(request.params["pipeline"])
+            private = PRIVATE in request.scopes
+            return await self._state.answer(plan, request, self.exchange.clock_ms(), private=private)
         if route.handler == "graph":
             return _json(200, await asyncio.to_thread(_needed(self._graph, "graph")))
         if route.handler == "metrics":

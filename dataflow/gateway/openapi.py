@@ -81,6 +81,12 @@ _TAP_QUERY: Final = {
     "limit": "end after this many records",
 }
 
+_STATE_QUERY: Final = {
+    "key": "the key, where it is not part of the path",
+    "raw": "hex or utf8: the key is given as the record key's bytes",
+    "partition": "where to look, for records that were not placed by their key",
+}
+
 
 def describe(plans: Mapping[str, Plan], version: str) -> dict[str, Any]:
     """The whole document. Each pipeline that answers has its plain JSON door written out with its contracts."""
@@ -146,6 +152,11 @@ def _operation(route: Route) -> dict[str, Any]:
             for name, text in _TAP_QUERY.items()
         ]
         content = {"text/event-stream": {"schema": {"type": "string"}}}
+    elif route.handler == "state":
+        parameters += [
+            {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+            for name, text in _STATE_QUERY.items()
+        ]
     elif route.handler == "metrics":
         content = {"text/plain": {"schema": {"type": "string"}}}
     made["responses"] = {"200": {"description": "done", "content": content}, **_failures()}

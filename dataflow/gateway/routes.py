@@ -47,6 +47,8 @@ ROUTES: Final = (
     Route("GET", f"{_VERSION}/ready", "model_ready", "Whether a pipeline can answer", "health"),
     Route("GET", "/pipelines", "pipelines", "All pipelines with their contracts and edges", "pipelines"),
     Route("GET", "/taps/{pipeline}/{edge}", "tap", "Follow the records of any edge", "pipelines"),
+    Route("GET", "/state/{pipeline}/{node}/{key}", "state", "What a node keeps for a key", "pipelines"),
+    Route("GET", "/state/{pipeline}/{node}", "state", "The same, with the key in the query", "pipelines"),
     Route("GET", "/graph", "graph", "The running graph with rates and lag", "pipelines"),
     Route("GET", "/metrics", "metrics", "Metrics in the Prometheus text format", "pipelines"),
     Route("GET", "/openapi.json", "openapi", "This description", "pipelines"),
@@ -81,7 +83,7 @@ class Router:
                 hint=f"valid: {allowed}",
                 headers=((b"allow", allowed.encode()),),
             )
-        if len(self._known) < _MAX_KNOWN:
+        if len(self._known) < _MAX_KNOWN and best[0].handler != "state":  # its keys would fill it
             self._known[method, path] = best
         return best
 

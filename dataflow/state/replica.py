@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dataflow.core import limits
 from dataflow.state import changelog
 from dataflow.state.api import Timer
 from dataflow.state.changelog import VALUE, WATERMARK, head_of, pack_length
@@ -38,12 +39,21 @@ class Replica:
     def __init__(self, topic: str, partition: int, topic_id: str = "") -> None:
         self.topic_id = topic_id
         self._place = f"{topic} [{partition}]"
+        self._read_s: float | None = None
         self._store = temporary_store(topic_id, 0)
 
     @property
     def next_offset(self) -> int:
         """Where to read on in the changelog; 0: at its start."""
         return self._store.next_offset
+
+    def read_at(self, now_s: float) -> None:
+        """Told of each time when the changelog was read to its end. Any clock that only goes forward."""
+        self._read_s = now_s
+
+    def outdated(self, now_s: float) -> bool:
+        """Whether the changelog may have lost tombstones that were not read: make a new one then."""
+        return self._read_s is not None and now_s - self._read_s > limits.MAX_STATE_FILE_AGE_MS / 1000
 
     def apply(self, records: Sequence[Record], next_offset: int) -> None:
         """Take (offset, key, value) records. Raises StateError naming one that is none of ours."""
