@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,12 +22,12 @@ from dataflow.sdk import (
     Settings,
     Sides,
     column_of,
-    nearest,
     node,
 )
 
 from ._expressions import refuse_declarations
-from ._matching import Matched, check_field, check_free, match, optional, spread
+from ._matching import Matched, check_field, check_free, match, spread
+from ._sides import FieldsOfSides, check_side, taken_fields
 
 BY_ID_EXAMPLE = """
 kind: Topic
@@ -76,7 +76,7 @@ tests:
 """
 
 
-class JoinOfSides(Settings):
+class JoinOfSides(FieldsOfSides):
     """Which sides a record needs, and what each gives to the result."""
 
     how: Literal["inner", "outer"] = Setting(
@@ -90,25 +90,10 @@ class JoinOfSides(Settings):
         default=[],
         description="With `outer`: sides that a record must be on. Lacking one it is dropped, with the reason `no SIDE`.",
     )
-    select: dict[str, list[str]] = Setting(
-        default={}, description="For a side, the fields taken of it. Default: all."
-    )
-    prefix: dict[str, str] = Setting(
-        default={}, description="For a side, what is put before the names of its fields."
-    )
     missing: str | None = Setting(
         default=None,
         description="With `outer`: the name of a field, list<string>, that names the sides which lacked the record.",
     )
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A field of the result: which side's, its name there, and what it is in the result."""
-
-    side: str
-    name: str
-    field: Field
 
 
 @node("join.by_id", settings=JoinOfSides, inputs=("*",), example=BY_ID_EXAMPLE)
@@ -130,13 +115,14 @@ class JoinById:
     def __init__(self, settings: JoinOfSides, context: NodeContext) -> None:
         self._settings = settings
         self._sides = tuple(context.inputs)
-        self._taken = _taken(settings, context.inputs)
         self._required = _required(settings, context.inputs)
+        self._taken = taken_fields(settings, context.inputs, self._required)
 
     @staticmethod
     def contract(settings: JoinOfSides, context: ContractContext) -> dict[str, Schema]:
         refuse_declarations(context)
-        made = Schema(tuple(taken.field for taken in _taken(settings, context.inputs)))
+        taken = taken_fields(settings, context.inputs, _required(settings, context.inputs))
+        made = Schema(tuple(one.field for one in taken))
         if settings.missing is not None:
             check_free(settings.missing, made, ("with", "missing"), "choose another name")
             made = made.merged(Schema((Field(settings.missing, _NAMES, "sides that lacked the record"),)))
@@ -222,48 +208,8 @@ def _required(settings: JoinOfSides, inputs: Mapping[str, Schema]) -> tuple[str,
                 )
         return tuple(inputs)
     for index, side in enumerate(settings.required):
-        _check_side(side, inputs, ("with", "required", index))
+        check_side(side, inputs, ("with", "required", index))
     return tuple(side for side in inputs if side in settings.required)
-
-
-def _check_side(side: str, inputs: Mapping[str, Schema], path: tuple[str | int, ...]) -> None:
-    if side not in inputs:
-        hint = nearest(side, inputs) or f"its sides: {', '.join(inputs)}"
-        raise ContractError(f"{path[1]}: no side '{side}'", path=path, hint=hint)
-
-
-def _taken(settings: JoinOfSides, inputs: Mapping[str, Schema]) -> tuple[_Taken, ...]:
-    """The fields of the result in order. Raises ContractError for what does not fit."""
-    required = _required(settings, inputs)
-    for name, by_side in (("select", settings.select), ("prefix", settings.prefix)):
-        for side in by_side:
-            _check_side(side, inputs, ("with", name, side))
-    made: dict[str, _Taken] = {}
-    timed = False
-    for side, schema in inputs.items():
-        names = settings.select.get(side, list(schema.names))
-        for index, name in enumerate(names):
-            found = check_field(name, schema, f"side '{side}'", ("with", "select", side, index))
-            field = replace(found, name=settings.prefix.get(side, "") + name)
-            if side not in required:
-                field = optional(field)
-            if field.name in made:
-                _refuse_clash(made[field.name], side, name)
-            made[field.name] = _Taken(side, name, replace(field, event_time=field.event_time and not timed))
-            timed |= field.event_time
-    return tuple(made.values())
-
-
-def _refuse_clash(there: _Taken, side: str, name: str) -> None:
-    if there.side == side:
-        raise ContractError(
-            f"select: field '{name}' of side '{side}' is there twice", path=("with", "select", side)
-        )
-    raise ContractError(
-        f"field '{there.field.name}' is on side '{there.side}' and on side '{side}'",
-        path=("with",),
-        hint=f"select: {{{side}: [...]}} without it, or prefix: {{{side}: {side}_}}",
-    )
 
 
 class JoinOfAny(Settings):
