@@ -39,6 +39,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "produce": ("dataflow.cli.data:data_commands", "Write records of a file to a topic."),
         "tap": ("dataflow.cli.data:data_commands", "Read any edge of a pipeline."),
         "trace": ("dataflow.cli.data:data_commands", "Follow one request over every edge."),
+        "state": ("dataflow.cli.state:state", "Show what a node keeps for a key."),
         "dead-letters": ("dataflow.cli.data:data_commands", "List, show and redrive records that failed."),
         "replay": ("dataflow.cli.replay:replay", "Run a recorded stretch again, and compare."),
     },

@@ -211,7 +211,7 @@ class StateView:
                     replica.apply([(m.offset(), m.key(), m.value()) for m in messages], at)
                 if ended:
                     break
-                if time.monotonic() > until:
+                if at < end and time.monotonic() > until:
                     raise RequestError(
                         503, f"the copy of {place.changelog} [{place.partition}] is at offset {at} of {end}",
                         hint="ask again, it goes on from there", retry_after_s=1,
