@@ -77,14 +77,16 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "with": "The kind's own settings.",
         "out": "The fields that it makes, where its code does not say them.",
         "keep": "Fields of the input that stay beside them. Default: as the kind does.",
-        "retry": "How often a record that failed is tried again. Default: never.",
+        "retry": "How often a record that failed is tried again, where it may be. Default: 3 attempts.",
         "isolate": "Whether it is a stage of its own, with its own consumer group.",
+        "open": "Whether others may write to its edges' topics, by their contract.",
         "write": "Whether its edges are topics; `off` for what nobody is to read.",
     },
     "RetrySpec": {
         "attempts": "Attempts, the first included.",
         "backoff": "Wait before the second one; it doubles each time.",
         "backoff_max": "Longest wait.",
+        "jitter": "Share of it, 0 to 1, by which a wait may be shorter, so that not all come back at once.",
     },
     "EdgesSpec": {
         "retention": "How long anyone may come and look.",

@@ -94,6 +94,7 @@ class StageMetrics:
     stage: str
     records: int = 0
     dead_letters: int = 0
+    expired: int = 0  # requests fetched after their deadline, and not run
     replies: int = 0
     commits: int = 0
     lag: int = -1
@@ -188,6 +189,9 @@ def _stages(stages: list[StageMetrics]) -> Iterator[Metric]:
     letters = CounterMetricFamily(
         "dataflow_stage_dead_letters", "Records sent to the dead letters.", labels=labels
     )
+    expired = CounterMetricFamily(
+        "dataflow_stage_expired", "Requests fetched after their deadline, and not run.", labels=labels
+    )
     replies = CounterMetricFamily("dataflow_stage_replies", "Replies sent to gateways.", labels=labels)
     commits = CounterMetricFamily("dataflow_stage_commits", "Offset commits.", labels=labels)
     lag = GaugeMetricFamily("dataflow_stage_lag_records", "Records not yet processed.", labels=labels)
@@ -199,13 +203,14 @@ def _stages(stages: list[StageMetrics]) -> Iterator[Metric]:
         values = [stage.pipeline, stage.stage]
         records.add_metric(values, stage.records)
         letters.add_metric(values, stage.dead_letters)
+        expired.add_metric(values, stage.expired)
         replies.add_metric(values, stage.replies)
         commits.add_metric(values, stage.commits)
         if stage.lag >= 0:
             lag.add_metric(values, stage.lag)
         up.add_metric(values, float(stage.state == "running"))
         age.add_metric(values, stage.age_seconds.cumulative(), stage.age_seconds.total)
-    yield from (records, letters, replies, commits, lag, up, age)
+    yield from (records, letters, expired, replies, commits, lag, up, age)
 
 
 def _gateways(gateways: list[GatewayMetrics]) -> Iterator[Metric]:

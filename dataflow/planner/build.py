@@ -155,7 +155,11 @@ def _table(table: ResolvedTable, topics: Mapping[str, TopicSpec]) -> TablePlan:
 
 def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
     retry = spec.nodes[node.name].retry
-    policy = RetryPolicy(retry.attempts, retry.backoff_ms, retry.backoff_max_ms) if retry else RetryPolicy()
+    policy = (
+        RetryPolicy(retry.attempts, retry.backoff_ms, retry.backoff_max_ms, retry.jitter)
+        if retry
+        else RetryPolicy()
+    )
     return NodePlan(
         name=node.name,
         kind=node.kind.name,

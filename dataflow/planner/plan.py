@@ -78,11 +78,15 @@ class EdgePlan:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Attempts at a record that failed in a retryable way, first included; waits double from backoff_ms to backoff_max_ms."""
+    """Attempts at a record that failed in a retryable way, first included; waits double from backoff_ms to backoff_max_ms.
+
+    jitter   share by which a wait may be shorter, 0 to 1: records that failed together then do not come back together
+    """
 
     attempts: int = MAX_ATTEMPTS
     backoff_ms: int = RETRY_BACKOFF_MS
     backoff_max_ms: int = RETRY_BACKOFF_MAX_MS
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from heapq import heappop, heappush
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
+from zlib import crc32
 
-import numpy as np
-
-from dataflow.core.batch import Batch, Encoded, Row, concatenate
+from dataflow.core.batch import Batch, Encoded, Row
+from dataflow.core.headers import STATUS_EXPIRED
 from dataflow.core.outcomes import BEHIND, Loss
 from dataflow.planner.plan import RetryPolicy
-from dataflow.runtime.nodes import NodeResult, NodeRunner, in_read_order
+from dataflow.runtime.nodes import NOTHING, NodeResult, NodeRunner
+from dataflow.runtime.waiting import in_order, merged, parted, split
 from dataflow.state.api import KeyedState, Timer
 
 
@@ -100,12 +101,14 @@ class _Work:
 class Execution:
     """Feed it an edge's batch (or timers), then `step` until it is `over`; results gather in `written` and `ended`.
 
-    `kept` are the callers (`Row.reply`) of rows that a node holds. `states` is the task's, where a node has any.
+    `kept` are the callers (`Row.reply`) of rows that a node holds. `states` is the task's, where a node has any. With
+    `deadlines`, a row that waited for its retry and whose caller is gone is not run again.
     """
 
-    def __init__(self, program: Program, states: States | None = None) -> None:
+    def __init__(self, program: Program, states: States | None = None, *, deadlines: bool = False) -> None:
         self._program = program
         self._states = states
+        self._deadlines = deadlines
         self._queue: list[_Work] = []
         self._sequence = 0
         self._sides: dict[int, dict[str, list[Batch]]] = {}  # what waits for a gathering node, by port
@@ -176,25 +179,42 @@ class Execution:
             self._run_gathered(work, now_ms)
             return
         runner = self._program.runners[work.node]
+        if self._deadlines and work.attempts is not None:
+            self._expire(work, work.attempts, now_ms)
         state = self._state(work.node) if runner.keyed else None
-        result = runner.run(work.batch, work.port, state)
+        result = runner.run(work.batch, work.port, state) if len(work.batch) else NOTHING
         rows = work.batch.rows
         self._drop(result.dropped, rows, runner)
         if result.held or result.endings:
             self._keep(work.node, result, rows)
         again = self._fail(work, result.failed, runner) if result.failed else {}
-        emitted = _merged(work.held, result.emitted) if work.held else result.emitted
+        emitted = merged(work.held, result.emitted) if work.held else result.emitted
         held: list[tuple[str, Batch]] = []
         if again:
-            emitted, held = _split(emitted, {rows[i].key for i in again} - {None})
+            emitted, held = split(emitted, {rows[i].key for i in again} - {None})
             # Rows that were only behind others need no wait once these have ended.
             tried = [n - 1 for i, n in again.items() if work.attempts is None or n > work.attempts[i]]
-            due_ms = now_ms + (backoff_ms(runner.plan.retry, max(tried)) if tried else 0)
+            seed = rows[next(iter(again))].id
+            due_ms = now_ms + (backoff_ms(runner.plan.retry, max(tried), seed) if tried else 0)
             attempts = list(again.values())
             self._push(work.node, work.port, work.batch.take(list(again)), due_ms, attempts, held)
         for port, batch in emitted:
             if len(batch):
                 self._write(self._program.edges_of[work.node][port], batch)
+
+    def _expire(self, work: _Work, attempts: Sequence[int], now_ms: int) -> None:
+        """End the rows of some work whose callers have given up; only where somebody waits is there one to tell."""
+        rows = work.batch.rows
+        late = {i for i, row in enumerate(rows) if row.reply and 0 < row.deadline_ms <= now_ms}
+        if not late:
+            return
+        runner = self._program.runners[work.node]
+        for i in sorted(late):
+            runner.metrics.dropped.add(STATUS_EXPIRED)
+            self.ended.append(Ended(rows[i], STATUS_EXPIRED, runner.plan.name))
+        alive = [i for i in range(len(rows)) if i not in late]
+        work.batch = work.batch.take(alive)
+        work.attempts = [attempts[i] for i in alive]
 
     def _run_gathered(self, work: _Work, now_ms: int) -> None:
         """Run a node on all its sides at once, for the records of which nothing is under way upstream any more.
@@ -208,9 +228,9 @@ class Execution:
             heappush(self._queue, work)
             return
         found = sorted(self._sides.pop(work.node).items())
-        sides = {port: _in_read_order(parts) for port, parts in found}
+        sides = {port: in_order(parts) for port, parts in found}
         if upstream:
-            sides, waiting = _parted(sides, [row for w in upstream for row in self._rows_of(w)])
+            sides, waiting = parted(sides, [row for w in upstream for row in self._rows_of(w)])
             if waiting:
                 self._sides[work.node] = {port: [batch] for port, batch in waiting.items()}
                 work.due_ms = due_ms
@@ -322,53 +342,13 @@ def _content(batches: Sequence[Batch], index: int) -> Content:
     raise AssertionError("a row that ended is one of its batch")
 
 
-def _split(
-    emitted: list[tuple[str, Batch]], keys: set[bytes | None]
-) -> tuple[list[tuple[str, Batch]], list[tuple[str, Batch]]]:
-    """What may go out, and what waits because its key does. A record without a key waits for nobody."""
-    free: list[tuple[str, Batch]] = []
-    held: list[tuple[str, Batch]] = []
-    for port, batch in emitted:
-        waits = np.array([row.key in keys for row in batch.rows], dtype=bool)
-        if not waits.any():
-            free.append((port, batch))
-            continue
-        held.append((port, batch.take(np.flatnonzero(waits))))
-        free.append((port, batch.take(np.flatnonzero(~waits))))
-    return free, held
+def backoff_ms(policy: RetryPolicy, attempt: int, seed: bytes = b"") -> int:
+    """Wait before attempt `attempt` + 1: doubling from backoff_ms, at most backoff_max_ms, shortened by up to `jitter`.
 
-
-def _parted(
-    sides: Mapping[str, Batch], under_way: Sequence[Row]
-) -> tuple[dict[str, Batch], dict[str, Batch]]:
-    """The sides of records that nothing is under way of, and those of records that must wait, or whose key must."""
-    sources = {row.source for row in under_way}
-    keys = {row.key for row in under_way} - {None}
-    ready, waiting = {}, {}
-    for port, batch in sides.items():
-        waits = np.array([row.source in sources or row.key in keys for row in batch.rows], dtype=bool)
-        if not waits.all():
-            ready[port] = batch.take(np.flatnonzero(~waits)) if waits.any() else batch
-        if waits.any():
-            waiting[port] = batch.take(np.flatnonzero(waits))
-    return ready, waiting
-
-
-def _merged(held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
-    """One batch a port, in the order in which the records were read."""
-    made = []
-    for port in dict.fromkeys(p for p, _ in (*held, *emitted)):
-        made.append((port, _in_read_order([b for p, b in (*held, *emitted) if p == port])))
-    return made
-
-
-def _in_read_order(parts: list[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    batch = concatenate(parts[0].schema, parts)
-    return batch.take(in_read_order(batch.rows))
-
-
-def backoff_ms(policy: RetryPolicy, attempt: int) -> int:
-    """Wait before attempt `attempt` + 1: doubling from backoff_ms, at most backoff_max_ms. No jitter: one task, one row."""
-    return int(min(policy.backoff_ms * 2 ** (attempt - 1), max(policy.backoff_max_ms, policy.backoff_ms)))
+    How much shorter is a hash of `seed` (the id of a record that waits) and the attempt: a run of the same records
+    waits the same times, and records that failed together do not come back together.
+    """
+    whole = min(policy.backoff_ms * 2 ** (attempt - 1), max(policy.backoff_max_ms, policy.backoff_ms))
+    if policy.jitter:
+        whole *= 1 - policy.jitter * crc32(seed + str(attempt).encode()) / 2**32
+    return int(whole)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -35,6 +35,9 @@ class NodeResult:
     failed: list[Loss]
     held: Sequence[int] = ()
     endings: Sequence[Ending] = ()
+
+
+NOTHING: Final = NodeResult([], [], [])
 
 
 class Gatherer(Protocol):

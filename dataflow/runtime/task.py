@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dataflow.codecs import Codec
-from dataflow.core import ids, limits
+from dataflow.core import headers, ids, limits
 from dataflow.core.errors import TransportError
 from dataflow.observe.metrics import StageMetrics
 from dataflow.observe.traces import Tracing
@@ -239,7 +239,9 @@ class Task:
         self._passed[position] = end
         ticket = self.offsets.begin({position: end})
         stage.metrics.records += len(messages)
-        execution = Execution(stage.program, None if self._keeper is None else self._keeper.state)
+        stage.metrics.expired += sum(e.reason == headers.STATUS_EXPIRED for e in ended)
+        state = None if self._keeper is None else self._keeper.state
+        execution = Execution(stage.program, state, deadlines=stage.on_answer_path)
         execution.feed(intake.edge, batch)
         return InHand(ticket, messages, batch.rows, execution, ended)
 

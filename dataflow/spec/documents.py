@@ -101,11 +101,12 @@ class ModelSpec(Document):
 
 
 class RetrySpec(Strict):
-    """Attempts at a record, the first included; waits grow by factors of two."""
+    """Attempts at a record, the first included; waits grow by factors of two, and are up to `jitter` of it shorter."""
 
     attempts: int = Field(default=MAX_ATTEMPTS, ge=1, le=100)
     backoff_ms: Wait = Field(default=RETRY_BACKOFF_MS, alias="backoff")
     backoff_max_ms: Duration = Field(default=RETRY_BACKOFF_MAX_MS, alias="backoff_max")
+    jitter: float = Field(default=0.0, ge=0, le=1)
 
 
 class NodeSpec(Strict):

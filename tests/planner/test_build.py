@@ -171,7 +171,7 @@ def test_the_topics_of_a_plan(tmp_path: Path) -> None:
     assert plan.answer is not None
     assert (plan.answer.input, plan.answer.edges, plan.answer.when) == ("records", ("b",), "committed")
     assert (plan.deadline_ms, plan.origin) == (3_000, f"p@{plan.version}")
-    assert dataclasses.astuple(plan.nodes["a"].retry) == (4, 1_000, 10_000)
+    assert dataclasses.astuple(plan.nodes["a"].retry) == (4, 1_000, 10_000, 0.0)
 
 
 def test_an_unwritten_edge_has_no_topic(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,3 +187,34 @@ def test_metrics_count_drops_failures_and_retries() -> None:
     assert metrics.dropped.counts == {"unwanted": 1}
     assert metrics.failed.counts == {"NodeError": 2}
     assert {type(e) for e in execution.ended} == {Ended}
+
+
+def test_waits_grow_to_their_limit_and_jitter_shortens_them_the_same_way_each_time() -> None:
+    plain = RetryPolicy(9, 100, 1_000)
+    assert [backoff_ms(plain, n) for n in range(1, 7)] == [100, 200, 400, 800, 1_000, 1_000]
+    shaken = RetryPolicy(9, 100, 1_000, 0.5)
+    waits = {backoff_ms(shaken, 3, f"row {n}".encode()) for n in range(200)}
+    assert len(waits) > 50
+    assert all(200 <= wait <= 400 for wait in waits)
+    assert backoff_ms(shaken, 3, b"row 1") == backoff_ms(shaken, 3, b"row 1")
+
+
+@pytest.mark.parametrize("honoured", [True, False])
+def test_a_row_that_waited_beyond_its_deadline_is_not_run_again(honoured: bool) -> None:
+    """The one behind it is, and what was held back for its key goes out."""
+    program = program_of([(-1, "out")], [{0: (0, "out"), 1: (2, "out"), 2: (1, "out"), 3: (1, "out")}])
+    rows = [
+        Row(f"{i:08x}-0000-7000-8000-000000000000".encode(), b"k", i, reply=reply, deadline_ms=1_010)
+        for i, reply in enumerate([b"r/0", b"r/1", b"", b"r/3"])
+    ]
+    rows[3] = Row(rows[3].id, b"k", 3, reply=b"r/3", deadline_ms=9_999)
+    execution = Execution(program, deadlines=honoured)
+    execution.feed("in", Batch.of(SCHEMA, [{"n": i} for i in range(4)], rows))
+    for now_ms in (1_000, 1_010, 1_025):
+        execution.step(now_ms)
+    assert execution.over
+    ended = [(x.row.source, x.reason, x.error) for x in execution.ended]
+    assert ended == ([(1, "expired", "")] if honoured else [])
+    written = sorted(n for _, b in execution.written for n in b["n"].tolist())
+    assert written == ([0, 2, 3] if honoured else [0, 1, 2, 3])
+    assert program.runners[0].metrics.dropped.counts == ({"expired": 1} if honoured else {})

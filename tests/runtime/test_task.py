@@ -218,7 +218,8 @@ nodes:
 
 
 def test_an_expired_request_is_told_so_and_not_run(programs: dict[str, tuple[Path, str]]) -> None:
-    driven = Driven(stage_of(programs), "durable")
+    stage = stage_of(programs)
+    driven = Driven(stage, "durable")
     late = fetched(["pass"], 0, lambda n: [*reply_to(n), (headers.DEADLINE, b"1005")])
     driven.task.take(POSITION, late)
     driven.task.step(1_005)
@@ -227,6 +228,7 @@ def test_an_expired_request_is_told_so_and_not_run(programs: dict[str, tuple[Pat
     sent = driven.producer.to(REPLIES)[0]
     assert sent.headers[headers.STATUS] == b"expired"
     assert orjson.loads(sent.headers[headers.REASON])["reason"] == "expired"
+    assert stage.metrics.expired == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""Batches taken apart and put together again around rows that wait, so that order per key is kept. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dataflow.core.batch import Batch, Row, concatenate
+from dataflow.runtime.nodes import in_read_order
+
+
+def split(
+    emitted: list[tuple[str, Batch]], keys: set[bytes | None]
+) -> tuple[list[tuple[str, Batch]], list[tuple[str, Batch]]]:
+    """What may go out, and what waits because its key does. A record without a key waits for nobody."""
+    free: list[tuple[str, Batch]] = []
+    held: list[tuple[str, Batch]] = []
+    for port, batch in emitted:
+        waits = np.array([row.key in keys for row in batch.rows], dtype=bool)
+        if not waits.any():
+            free.append((port, batch))
+            continue
+        held.append((port, batch.take(np.flatnonzero(waits))))
+        free.append((port, batch.take(np.flatnonzero(~waits))))
+    return free, held
+
+
+def parted(sides: Mapping[str, Batch], under_way: Sequence[Row]) -> tuple[dict[str, Batch], dict[str, Batch]]:
+    """The sides of records that nothing is under way of, and those of records that must wait, or whose key must."""
+    sources = {row.source for row in under_way}
+    keys = {row.key for row in under_way} - {None}
+    ready, waiting = {}, {}
+    for port, batch in sides.items():
+        waits = np.array([row.source in sources or row.key in keys for row in batch.rows], dtype=bool)
+        if not waits.all():
+            ready[port] = batch.take(np.flatnonzero(~waits)) if waits.any() else batch
+        if waits.any():
+            waiting[port] = batch.take(np.flatnonzero(waits))
+    return ready, waiting
+
+
+def merged(held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
+    """One batch a port, in the order in which the records were read."""
+    made = []
+    for port in dict.fromkeys(p for p, _ in (*held, *emitted)):
+        made.append((port, in_order([b for p, b in (*held, *emitted) if p == port])))
+    return made
+
+
+def in_order(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    batch = concatenate(parts[0].schema, parts)
+    return batch.take(in_read_order(batch.rows))
