@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DIFFERS: Final = 1
 ERROR: Final = 2
-_SHOWN: Final = 20
+_SHOWN: Final = 10
 _COUNTS: Final = ("recorded", "replayed", "equal", "within", "differing", "missing", "extra")
 
 
