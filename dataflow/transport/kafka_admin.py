@@ -60,7 +60,7 @@ class KafkaAdmin:
         described = {}
         for name, future in asked.items():
             try:
-                described[name] = future.result(ADMIN_TIMEOUT_S)
+                described[name] = _answer(future)
             except ck.KafkaException as error:
                 if error.args[0].code() not in GONE_ERRORS:
                     raise translated(error.args[0], f"describing topic '{name}'") from error
@@ -84,7 +84,7 @@ class KafkaAdmin:
             [NewTopic(name, partitions, config=dict(config))], operation_timeout=ADMIN_TIMEOUT_S
         )[name]
         try:
-            future.result(ADMIN_TIMEOUT_S)
+            _answer(future)
         except ck.KafkaException as error:
             if error.args[0].code() == ck.KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
@@ -94,7 +94,10 @@ class KafkaAdmin:
 
     def _await_usable(self, name: str, partitions: int) -> None:
         def usable() -> bool:
-            topic = self._client.list_topics(name, timeout=ADMIN_TIMEOUT_S).topics.get(name)
+            try:
+                topic = self._client.list_topics(name, timeout=ADMIN_TIMEOUT_S).topics.get(name)
+            except ck.KafkaException:
+                return False  # it is asked again until the deadline
             there = topic is not None and topic.error is None and len(topic.partitions) == partitions
             return there and all(p.leader >= 0 for p in topic.partitions.values())
 
@@ -181,9 +184,8 @@ class KafkaAdmin:
         try:
             node = next(iter(self._client.list_topics(timeout=ADMIN_TIMEOUT_S).brokers))
             resource = ConfigResource(ConfigResource.Type.BROKER, str(node))
-            entries = self._client.describe_configs([resource], request_timeout=ADMIN_TIMEOUT_S)[
-                resource
-            ].result(ADMIN_TIMEOUT_S)
+            asked = self._client.describe_configs([resource], request_timeout=ADMIN_TIMEOUT_S)
+            entries = _answer(asked[resource])
         except (ck.KafkaException, StopIteration):
             return None
         entry = entries.get("group.consumer.session.timeout.ms")
@@ -195,7 +197,7 @@ class KafkaAdmin:
     @staticmethod
     def _result(future: Future[Any], doing: str) -> Any:
         try:
-            return future.result(ADMIN_TIMEOUT_S + 5)
+            return _answer(future)
         except ck.KafkaException as error:
             raise translated(error.args[0], doing) from error
 
@@ -205,3 +207,11 @@ class KafkaAdmin:
             for consumer in self._asking.values():
                 consumer.close()
             self._asking = {}
+
+
+def _answer(future: Future[Any]) -> Any:
+    """What a call of the client came to. Raises KafkaException, also when the client does not keep its own time-out."""
+    try:
+        return future.result(ADMIN_TIMEOUT_S + 5)
+    except TimeoutError:
+        raise ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT)) from None

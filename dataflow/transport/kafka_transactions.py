@@ -2,10 +2,15 @@
 
 A delayed EndTxn of such a producer could end a *later* transaction; one made anew under the same name has a new epoch,
 so that nothing of the old one is taken any more.
+
+librdkafka's `send_offsets_to_transaction` does not keep to its timeout and, when the broker that coordinated the group is
+gone from the cluster, never returns (its issues 5456 and 5511): it is called on a thread that can be left behind.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +27,8 @@ from dataflow.transport.kafka_errors import FENCED, translated
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 # One step of the protocol, retries included; within the transaction's own timeout.
 STEP_TIMEOUT_S: Final = 8.0
+# Beyond the timeout that was asked for: a call that is not back by then will not come back.
+HUNG_AFTER_S: Final = 1.0
 
 SETTINGS: Final[Mapping[str, Any]] = {
     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
@@ -33,15 +40,54 @@ SETTINGS: Final[Mapping[str, Any]] = {
 }
 
 
+class HungError(Exception):
+    """A call that did not come back; nothing may be called on its client any more, not even `close`."""
+
+
+class Aside:
+    """A thread that makes one call after another for another thread, which waits so long and no longer."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def call(self, made: Callable[[], object], timeout_s: float) -> None:
+        """Make the call and wait for it; raises what it raises, and HungError when it takes longer than `timeout_s`."""
+        self._calls.put(made)
+        try:
+            error = self._results.get(timeout=timeout_s)
+        except queue.Empty:
+            raise HungError from None
+        if error is not None:
+            raise error
+
+    def end(self) -> None:
+        """Let the thread end, once the call that it makes has come back."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (made := self._calls.get()) is not None:
+            try:
+                made()
+                error = None
+            except BaseException as caught:  # noqa: BLE001 - raised where it was waited for
+                error = caught
+            del made  # what a call keeps alive is not kept beyond it
+            self._results.put(error)
+
+
 class KafkaTransaction(KafkaProducer):
     """See `transport.api.TransactionalProducer`."""
 
     def __init__(self, settings: Mapping[str, Any], name: str) -> None:
         super().__init__(settings)
         self._name = name
+        self._hung = False
         self._broken = False
         self._open = False
         self._step("taking over", self.client.init_transactions)
+        self._aside = Aside(f"offsets of {name}")
 
     def begin(self) -> None:
         self._step("beginning", lambda _: self.client.begin_transaction())
@@ -57,10 +103,11 @@ class KafkaTransaction(KafkaProducer):
             assert isinstance(consumer, KafkaConsumer), "one fabric makes both"
             positions = [ck.TopicPartition(t, p, o) for (t, p), o in offsets.items()]
 
-            def add(timeout: float) -> None:
+            def add(timeout_s: float) -> None:
                 # Asked anew each time: the member's epoch in it changes with every rebalance.
                 metadata = consumer.client.consumer_group_metadata()
-                self.client.send_offsets_to_transaction(positions, metadata, timeout)
+                send = self.client.send_offsets_to_transaction
+                self._aside.call(lambda: send(positions, metadata, timeout_s), timeout_s + HUNG_AFTER_S)
 
             self._step("adding offsets", add)
         self._step("committing", self.client.commit_transaction)
@@ -74,6 +121,9 @@ class KafkaTransaction(KafkaProducer):
 
     def close(self) -> None:
         """Undo what is open, as far as the producer is still good for that; else the transaction's timeout does."""
+        self._aside.end()
+        if self._hung:
+            return  # its client lives as long as its call; the next producer of this name fences it
         if self._open and not self._broken:
             with suppress(TransportError):  # a producer made anew under this name undoes it
                 self.abort()
@@ -88,6 +138,12 @@ class KafkaTransaction(KafkaProducer):
             try:
                 call(max(deadline - time.monotonic(), 0.1))
                 return
+            except HungError as error:
+                self._broken = self._hung = True
+                raise TransportError(
+                    f"{doing} transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
+                    hint="did the broker that coordinates the group go away? It is tried again with a new producer",
+                ) from error
             except ck.KafkaException as error:
                 reason = error.args[0]
                 if reason.retriable() and time.monotonic() < deadline:
