@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 REFRESH_S: Final = 1.0
-_STATES: Final = {"running": "green", "starting": "yellow", "restarting": "red", "failed": "bold red"}
+_STATES: Final = {
+    "running": "green", "starting": "yellow", "restoring": "yellow", "restarting": "red", "failed": "bold red",
+}  # fmt: skip
 
 
 def render(document: Mapping[str, Any]) -> RenderableType:

@@ -161,9 +161,8 @@ class StageLoop:
         if not messages or now - self._refreshed_at > TABLE_REFRESH_S:
             self._refreshed_at = now
             self._parts.tables.refresh()
-        if self._restorer is not None:
-            for partition, keeper in self._restorer.step().items() if self._restoring else ():
-                self._begin_task(partition, keeper)
+        if self._restorer is not None and self._restoring:
+            self._restore(self._restorer)
         now_ms = int(self._clock() * 1000)
         for task in self._tasks.values():
             task.step(now_ms)
@@ -176,6 +175,13 @@ class StageLoop:
         self._commit_if_due()
         if self._inputs_ended.is_set():
             self._tell_end()
+
+    def _restore(self, restorer: Restorer) -> None:
+        """Go on restoring state, and start the tasks whose state is complete."""
+        for partition, keeper in restorer.step().items():
+            self._begin_task(partition, keeper)
+        # A stage of which some partitions work is up.
+        self._parts.program.metrics.state = "running" if self._tasks else "restoring"
 
     def _tell_end(self) -> None:
         """Tell the nodes that the inputs have ended, when all state is there; and the world, when that is over."""
