@@ -71,7 +71,7 @@ class Exchange:
         self._unsent_records = 0
         self._unsent_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._producer: Producer | None = None
+        self._producers: dict[bool, Producer] = {}  # by whether it is idempotent
         self._reader: ReplyReader | None = None
         self.pending: Final[Correlator[Reply]] = Correlator(max_pending)
         self.draining = False
@@ -83,8 +83,7 @@ class Exchange:
     async def start(self) -> None:
         """Connect and find the end of the reply partition. Raises TransportError."""
         self._loop = asyncio.get_running_loop()
-        # Requests of several callers have no order among them, and one may run twice anyway (at-least-once).
-        self._producer = await asyncio.to_thread(partial(self._fabric.producer, single_flight=True))
+        self._producers[False] = await asyncio.to_thread(partial(self._fabric.producer, single_flight=True))
         self._reader = ReplyReader(self._fabric, self._reply_position, self.deliver, self._loop)
         await asyncio.to_thread(self._reader.start)
 
@@ -105,8 +104,8 @@ class Exchange:
         for pending in self.pending.in_flight():
             self.pending.close(pending)
             self._wake(pending, _unavailable("the gateway is stopping", pending))
-        if self._producer is not None:
-            await asyncio.to_thread(self._producer.close)
+        for producer in self._producers.values():
+            await asyncio.to_thread(producer.close)
 
     async def ask(
         self, door: PipelineDoor, columns: Mapping[str, Column], rows: int, ask: Ask
@@ -144,7 +143,7 @@ class Exchange:
         return pending
 
     def _check_room(self, rows: int, size: int) -> None:
-        if self.draining or self._producer is None:
+        if self.draining or not self._producers:
             raise _unavailable("the gateway is stopping" if self.draining else "the gateway is starting")
         if self._reader is None or not self._reader.healthy:
             raise _unavailable("the broker is away")
@@ -165,8 +164,7 @@ class Exchange:
             except RequestError as error:
                 self.pending.close(pending)
                 self._wake(pending, error)
-        assert self._producer is not None, "started"
-        self._producer.poll(0)
+        self._poll_producers()
         if self._unsent_records and self._report_timer is None:
             assert self._loop is not None, "started"
             self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
@@ -179,8 +177,7 @@ class Exchange:
         keys: Sequence[bytes | None] | None,
         ask: Ask,
     ) -> None:
-        producer = self._producer
-        assert producer is not None, "started"
+        producer = self._producer_for(door)
         turn = next(door.turns)
         shared: list[Header] = [(headers.DEADLINE, str(ask.deadline_ms).encode()), *ask.headers]
         if door.codec.fingerprint:
@@ -205,10 +202,20 @@ class Exchange:
         except DataflowError as error:
             raise _unavailable(error.message, pending) from error
 
+    def _producer_for(self, door: PipelineDoor) -> Producer:
+        """At least once, a request that a retry of the client's writes twice may run twice; exactly once it must not be there twice."""
+        exactly_once = door.plan.delivery == "exactly_once"
+        if exactly_once not in self._producers:
+            self._producers[exactly_once] = self._fabric.producer()
+        return self._producers[exactly_once]
+
+    def _poll_producers(self) -> None:
+        for producer in self._producers.values():
+            producer.poll(0)
+
     def _poll_reports(self) -> None:
-        assert self._producer is not None, "started"
         assert self._loop is not None, "started"
-        self._producer.poll(0)
+        self._poll_producers()
         self._report_timer = (
             self._loop.call_later(REPORT_POLL_S, self._poll_reports) if self._unsent_records else None
         )
