@@ -53,20 +53,73 @@ from dataflow.core.usercode import (
     load_callable,
     signature_of,
 )
+from dataflow.core.visits import visits_of
 from dataflow.expressions import Expression, parse_expression
 from dataflow.state.api import BEFORE_ALL_MS, KeyedState, Timer, TimerClock
 from dataflow.state.user import KeyedContext
 
 __all__ = [
-    "BEFORE_ALL_MS", "BEHIND", "CONSUMED", "MAX_ASYNC_CALLS",
-    "Batch", "CallContext", "Codec", "CodecError", "Column", "ContractContext", "ContractError", "DataflowError",
-    "Decoded", "Drop", "Duration",
-    "Expression", "Fail", "Field", "FieldType", "KeyedContext", "KeyedState", "Lease", "ModelError", "ModelInfo", "Node",
-    "NodeClass", "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out", "Retry", "Row", "Schema", "Settings",
-    "Sides", "Table", "Tensor", "Timer", "TimerClock", "UserCallable", "Wait",
-    "codec_of", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate", "conform",
-    "empty_column", "ids", "load_callable", "nearest", "node", "pack_row", "parse_expression", "signature_of", "table_of",
-    "to_list", "unpack_row",
+    "BEFORE_ALL_MS",
+    "BEHIND",
+    "CONSUMED",
+    "MAX_ASYNC_CALLS",
+    "Batch",
+    "CallContext",
+    "Codec",
+    "CodecError",
+    "Column",
+    "ContractContext",
+    "ContractError",
+    "DataflowError",
+    "Decoded",
+    "Drop",
+    "Duration",
+    "Expression",
+    "Fail",
+    "Field",
+    "FieldType",
+    "KeyedContext",
+    "KeyedState",
+    "Lease",
+    "ModelError",
+    "ModelInfo",
+    "Node",
+    "NodeClass",
+    "NodeContext",
+    "NodeError",
+    "NodeKind",
+    "NotKnownYetError",
+    "Out",
+    "Retry",
+    "Row",
+    "Schema",
+    "Settings",
+    "Sides",
+    "Table",
+    "Tensor",
+    "Timer",
+    "TimerClock",
+    "UserCallable",
+    "Wait",
+    "codec_of",
+    "coerce_columns",
+    "coerce_records",
+    "column_of",
+    "columns_of",
+    "concatenate",
+    "conform",
+    "empty_column",
+    "ids",
+    "load_callable",
+    "nearest",
+    "node",
+    "pack_row",
+    "parse_expression",
+    "signature_of",
+    "table_of",
+    "to_list",
+    "unpack_row",
+    "visits_of",
 ]  # fmt: skip
 
 Config = TypeVar("Config", bound="Settings")
@@ -263,6 +316,8 @@ class NodeClass(Protocol):
                                  failed or sent another way
     repartition(settings)        staticmethod: (key fields, encoding, partitions): the node's records are keyed anew, and
                                  what comes next reads them from Kafka; "" and 0 leave encoding and partitions to the engine
+    loop                         class attribute: the output port that may lead back to an earlier node. The kind bounds
+                                 the rounds: `visits_of(row, "PIPELINE/NODE")` counts them. No other cycle is possible
     copartitioned                class attribute, True for a node whose inputs must lie on equal partitions
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
     keyed                        class attribute, True for a node with state and timers by record key (or attribute of the

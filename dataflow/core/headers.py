@@ -17,6 +17,8 @@ ATTEMPT: Final = "df-attempt"  # decimal count of earlier drives, absent when 0
 # topic/partition/id of the gateway replica that waits and of the request's record there: carried to the answer as it
 # is, so that the answer finds its caller whatever ids it got on the way.
 REPLY_TO: Final = "df-reply-to"
+# In a loop: rounds begun, as pipeline/node=3. A record keeps its id; this tells its rounds apart.
+VISITS: Final = "df-visits"
 DEADLINE: Final = "df-deadline"  # Unix time in ms, decimal: work past it is not done
 CALLER_ID: Final = "df-caller-id"  # the caller's own request id, echoed
 STATUS: Final = "df-status"  # on replies only: ok | dropped | failed | expired

@@ -126,6 +126,7 @@ def _edges(
             node=resolved_edge.producer,
             write=write,
             open=resolved_edge.open,
+            loop=resolved_edge.loop,
             publish=tuple(published.get(name, ())),
         )
     return made
@@ -171,6 +172,7 @@ def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
         retry=policy,
         models=tuple(node.models),
         tables=tuple(node.tables),
+        failed=node.spec.failed,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dataflow.core.schema import INTEGERS, Schema
@@ -24,8 +24,15 @@ def repartition_of(kind: NodeKind, settings: Settings) -> Repartition:
     return Repartition(*said(settings)) if said is not None else Repartition()
 
 
-def cut_of(placed: Repartition, *, open_to_others: bool) -> str:
+def loop_of(kind: NodeKind) -> str:
+    """The output port that may lead back to an earlier node, as a kind says by its class attribute `loop`; "" for none."""
+    return str(getattr(kind.target, "loop", ""))
+
+
+def cut_of(placed: Repartition, *, open_to_others: bool, loop: Sequence[str] = ()) -> str:
     """Why an edge of a node is always read from Kafka; "" where it need not be."""
+    if loop:
+        return f"it leads back to {', '.join(loop)}"
     if placed.key:
         return f"it is keyed anew, by {', '.join(placed.key)}"
     return "it is open, others write to it too" if open_to_others else ""

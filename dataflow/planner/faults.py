@@ -6,12 +6,35 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from dataflow.core.errors import DataflowError, ExpressionError, nearest
+from dataflow.core.errors import ContractError, DataflowError, ExpressionError, NotKnownYetError, nearest
 from dataflow.sdk import NodeKind
-from dataflow.spec import Fault, NodeSpec
-from dataflow.spec.problems import YamlPath
+from dataflow.spec import Declared, Fault, NodeSpec, PipelineSpec, Problem
+from dataflow.spec.problems import Severity, YamlPath
 
 _NAMED: Final = re.compile(r"(with|out|keep)((?:\.\w+)*): ")
+
+
+class Faults:
+    """The problems of one pipeline, as they are found."""
+
+    def __init__(self, declared: Declared[PipelineSpec]) -> None:
+        self._declared = declared
+        self.problems: list[Problem] = []
+
+    def add(self, fault: Fault) -> None:
+        self.problems.append(self._declared.problem(fault))
+
+    def raised(self, node: str, error: Exception) -> None:
+        """An error out of a kind, at the place it names; one that is no error of ours is a fault of the kind."""
+        if not isinstance(error, DataflowError):
+            kind = self._declared.spec.nodes[node].use
+            message = f"kind '{kind}' fails on this node: {type(error).__name__}: {error}"
+            self.add(Fault(("nodes", node, "use"), message, "this is a fault of the kind"))
+            return
+        path = error.path if isinstance(error, ContractError) else path_named(error)
+        severity: Severity = "warning" if isinstance(error, NotKnownYetError) else "error"
+        place: YamlPath = ("nodes", node, *path)
+        self.add(Fault(place, error.message, error.hint, severity, text_column=column_of(error)))
 
 
 def column_of(error: BaseException | None) -> int:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 
 def edge_name(node: str, port: str, ports: Iterable[str]) -> str:
     """``node`` for a port that is called `out` or is the only one, else ``node.port``."""
     return node if port == "out" or len(tuple(ports)) == 1 else f"{node}.{port}"
+
+
+def led_back(
+    read: Mapping[str, Collection[str]], made_by: Mapping[str, str], looping: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """By looping edge, the nodes before its own that read it: where its loop begins. Other readers are after it.
+
+    read      edges by the node that reads them
+    made_by   the node that makes each edge; inputs are not there
+    looping   edges that may close a loop
+    """
+    feeds = {n: {made_by[e] for e in edges if e in made_by and e not in looping} for n, edges in read.items()}
+    found = {}
+    for edge in looping:
+        before, waiting = {made_by[edge]}, [made_by[edge]]
+        while waiting:
+            new = feeds.get(waiting.pop(), set()) - before
+            before |= new
+            waiting += new
+        found[edge] = tuple(node for node, edges in read.items() if edge in edges and node in before)
+    return found
 
 
 def in_order(feeders: Mapping[str, Iterable[str]]) -> tuple[list[str], list[list[str]]]:

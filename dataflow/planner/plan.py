@@ -19,6 +19,10 @@ PLANS: Final = "dataflow.plans"
 SCHEMAS: Final = "dataflow.schemas"
 REPLIES: Final = "dataflow.replies"
 
+# The port on which a node that declares `failed: true` gives records that failed for good, and the fields it adds.
+FAILED_PORT: Final = "failed"
+FAILED_FIELDS: Final = ("error", "reason")
+
 AnswerWhen = Literal["committed", "durable", "eager"]
 Delivery = Literal["at_least_once", "exactly_once"]
 
@@ -57,6 +61,7 @@ class EdgePlan:
            anew: its records are placed by it, not on the partition of the task that writes them
     node   the node that makes it; "" for an input
     open   others may write to its topic too
+    loop   earlier nodes that it leads back to; () for an edge that closes no loop
     upstream  ``pipeline.edge`` of the other pipeline whose edge this input is; "" for any other edge
     write  False when the pipeline declares the edge `write: off`: then `topics` is empty
     """
@@ -74,6 +79,7 @@ class EdgePlan:
     publish: tuple[Publication, ...] = ()
     open: bool = False
     upstream: str = ""
+    loop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """One node. `inputs` maps each input port to the edges that feed it, `outputs` each output port to its edge."""
+    """One node. `inputs` maps each input port to the edges that feed it, `outputs` each output port to its edge.
+
+    failed   records that failed for good go out on the port of that name, which is among `outputs`
+    """
 
     name: str
     kind: str
@@ -103,6 +112,7 @@ class NodePlan:
     retry: RetryPolicy = RetryPolicy()
     models: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    failed: bool = False
 
 
 @dataclass(frozen=True)

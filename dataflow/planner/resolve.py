@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from dataflow.core.errors import (
     ContractError,
-    DataflowError,
     NotKnownYetError,
     SpecError,
     nearest,
@@ -25,18 +24,21 @@ from dataflow.planner.contracts import (
     default_encoding,
     difference_of,
     labelled,
+    loop_of,
     repartition_of,
 )
-from dataflow.planner.faults import column_of, path_named, port_faults
+from dataflow.planner.failures import with_failures
+from dataflow.planner.faults import Faults, port_faults
 from dataflow.planner.graph import edge_name, in_order
+from dataflow.planner.loops import Loops
 from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.tables import ResolvedTable, resolve_table
 from dataflow.registry import Registry
 from dataflow.sdk import ContractContext, ModelInfo, NodeKind, Settings
-from dataflow.spec import Declared, Fault, NodeSpec, PipelineSpec, Problem, Project
+from dataflow.spec import Declared, Fault, NodeSpec, PipelineSpec, Project
 from dataflow.spec.fields import schema_of
 from dataflow.spec.messages import faults_of
-from dataflow.spec.problems import Severity, YamlPath
+from dataflow.spec.problems import YamlPath
 from dataflow.spec.source import walk
 
 __all__ = ["Models", "Resolved", "ResolvedEdge", "ResolvedNode", "ResolvedTable", "resolve", "unbuilt"]
@@ -103,7 +105,8 @@ class _Resolving:
         self._registry = registry
         self._models = models
         self._others = others
-        self._problems: list[Problem] = []
+        self._found = Faults(declared)
+        self._fault, self._raised = self._found.add, self._found.raised
         self._edges: dict[str, ResolvedEdge] = {}
         self._failed: set[str] = set(declared.left_out)
         self._tables: dict[str, ResolvedTable] = {}
@@ -120,11 +123,14 @@ class _Resolving:
         for name, spec in self._spec.nodes.items():
             if name not in self._shaped:  # its faults do not hide those of its edges
                 _ = [tuple(self._fed(name, port, edges)) for port, edges in spec.feeds.items()]
-        feeders = {
-            name: [self._producers[e] for edges in ports.values() for e in edges if e in self._producers]
-            for name, ports in wiring.items()
-        }
-        order, cycles = in_order(feeders)
+        shaped = self._shaped.values()
+        closing = {edge_name(n.name, port, n.ports): n.name for n in shaped if (port := loop_of(n.kind))}
+        self._loops = Loops(closing, self._producers, wiring)
+        if not self._found.problems:  # a node without some of its edges may lie in a loop that is not seen
+            for name, fault in self._loops.faults():
+                self._doomed.add(name)
+                self._fault(fault)
+        order, cycles = in_order(self._loops.feeders())
         for cycle in cycles:
             self._cycle(cycle)
         nodes: dict[str, ResolvedNode] = {}
@@ -132,13 +138,15 @@ class _Resolving:
             node = self._contracts(self._shaped[name], wiring[name])
             if node is not None:
                 nodes[name] = node
+        for node in nodes.values():
+            self._check_returns(node)
         return Resolved(
             spec=self._spec,
             declared=self._declared,
             nodes=nodes,
             edges=self._edges,
             tables=self._tables,
-            problems=tuple(sorted(set(self._problems))),
+            problems=tuple(sorted(set(self._found.problems))),
             failed=frozenset(self._failed),
         )
 
@@ -184,7 +192,8 @@ class _Resolving:
             self._fault(fault)
             return
         try:
-            kind = self._registry.get(spec.use)
+            found = self._registry.get(spec.use)
+            kind = with_failures(found) if spec.failed else found
         except SpecError as error:
             self._failed.add(name)
             self._fault(Fault(("nodes", name, "use"), error.message, error.hint))
@@ -237,11 +246,11 @@ class _Resolving:
 
     def _wire(self, node: _Shaped) -> dict[str, tuple[str, ...]]:
         """Edges by input port. Faults doom the node."""
-        before = len(self._problems)
+        before = len(self._found.problems)
         feeds = {port: tuple(self._fed(node.name, port, fed)) for port, fed in node.spec.feeds.items()}
         for fault in port_faults(node.name, node.spec, node.kind):
             self._fault(fault)
-        if len(self._problems) > before:
+        if len(self._found.problems) > before:
             self._doomed.add(node.name)
             known = node.kind.names_inputs or node.kind.inputs
             feeds = {port: fed for port, fed in feeds.items() if not port or known is True or port in known}
@@ -277,7 +286,15 @@ class _Resolving:
     def _cycle(self, cycle: list[str]) -> None:
         self._doomed.update(cycle)
         shown = " -> ".join([*cycle, cycle[0]])
-        self._fault(Fault(("nodes", cycle[0], "from"), f"these nodes feed each other in a cycle: {shown}"))
+        message = f"these nodes feed each other in a cycle: {shown}"
+        self._fault(Fault(("nodes", cycle[0], "from"), message, "loop.until makes a loop that ends"))
+
+    def _check_returns(self, node: ResolvedNode) -> None:
+        """What comes back to a node must be what it began with."""
+        for port, edges in self._loops.ahead(node.name).items():
+            for edge in node.inputs[port]:
+                if edge not in edges and edge in self._edges:
+                    self._compare(node.name, node.spec, port, edges[0], edge)
 
     # ---- contracts
 
@@ -285,12 +302,13 @@ class _Resolving:
         """The node with the contracts of its outputs; None (its edges failed) if they cannot be known."""
         names = {port: edge_name(node.name, port, node.ports) for port in node.ports}
         found = None
-        if node.name not in self._doomed and all(e in self._edges for edges in wired.values() for e in edges):
-            found = self._contract(node, wired)
+        ahead = self._loops.ahead(node.name)
+        if node.name not in self._doomed and all(e in self._edges for edges in ahead.values() for e in edges):
+            found = self._contract(node, ahead)
         if found is None:
             self._failed.update(names.values())
             return None
-        feeding = [self._edges[edge] for edges in wired.values() for edge in edges]
+        feeding = [self._edges[edge] for edges in ahead.values() for edge in edges]
         placed = repartition_of(node.kind, node.settings)
         partitions = (
             placed.partitions
@@ -303,7 +321,8 @@ class _Resolving:
             encoding = placed.encoding or default_encoding(found[port], placed.key)
             self._edges[name] = ResolvedEdge(
                 name, found[port], self._spec.edges.codec, partitions, placed.key, encoding, node.name, port,
-                cut=cut_of(placed, open_to_others=node.spec.open), open=node.spec.open,
+                cut=cut_of(placed, open_to_others=node.spec.open, loop=self._loops.back.get(name, ())),
+                open=node.spec.open, loop=self._loops.back.get(name, ()),
             )  # fmt: skip
         return ResolvedNode(
             name=node.name,
@@ -350,40 +369,24 @@ class _Resolving:
 
     def _merged(self, node: _Shaped, port: str, edges: tuple[str, ...]) -> Schema | None:
         """The one contract of all edges that feed a port; None (and a problem) where they differ."""
-        first, good = self._edges[edges[0]].schema, True
-        for index, edge in enumerate(edges[1:], start=1):
-            difference = difference_of(edges[0], first, edge, self._edges[edge].schema)
-            if difference:
-                good = False
-                named = () if "" in node.spec.feeds else (port,)
-                path: YamlPath = ("nodes", node.name, "from", *named, index)
-                message = f"'{edge}' and '{edges[0]}' differ: {difference}"
-                self._fault(Fault(path, message, "give both the same fields"))
-        return first if good else None
+        good = [self._compare(node.name, node.spec, port, edges[0], edge) for edge in edges[1:]]
+        return self._edges[edges[0]].schema if all(good) else None
+
+    def _compare(self, name: str, spec: NodeSpec, port: str, first: str, edge: str) -> bool:
+        """Whether two edges that feed one port have one contract; a problem where not."""
+        difference = difference_of(first, self._edges[first].schema, edge, self._edges[edge].schema)
+        if not difference:
+            return True
+        named = "" if "" in spec.feeds else port
+        path: YamlPath = ("nodes", name, "from", *([named] if named else []), spec.feeds[named].index(edge))
+        self._fault(Fault(path, f"'{edge}' and '{first}' differ: {difference}", "give both the same fields"))
+        return False
 
     def _topic(self, name: str) -> Schema:
         """The contract of a topic or a table file; a topic that is only written to needs no key."""
         if name in self._project.topics:
             return self._project.topics[name].spec.schema()
         return resolve_table(name, self._project, self._declared.folder).schema
-
-    # ---- problems
-
-    def _raised(self, node: str, error: Exception) -> None:
-        """An error out of a kind, at the place it names; one that is no error of ours is a fault of the kind."""
-        if not isinstance(error, DataflowError):
-            kind = self._spec.nodes[node].use
-            message = f"kind '{kind}' fails on this node: {type(error).__name__}: {error}"
-            self._fault(Fault(("nodes", node, "use"), message, "this is a fault of the kind"))
-            return
-        path = error.path if isinstance(error, ContractError) else path_named(error)
-        severity: Severity = "warning" if isinstance(error, NotKnownYetError) else "error"
-        place: YamlPath = ("nodes", node, *path)
-        fault = Fault(place, error.message, error.hint, severity, text_column=column_of(error))
-        self._fault(fault)
-
-    def _fault(self, fault: Fault) -> None:
-        self._problems.append(self._declared.problem(fault))
 
     def _setting_path(self, node: _Shaped, value: str) -> YamlPath:
         """Where in the node's settings a value stands."""

@@ -36,6 +36,7 @@ class ResolvedEdge:
     key    fields that make the record key; () keeps the parent record's
     upstream  the edge of another pipeline that it is, None for one of this pipeline's own
     cut    why it is always read from Kafka, even by its own stage; "" for an edge whose records may stay in memory
+    loop   nodes before its producer that it leads back to; () for an edge that closes no loop
     open   outsiders may write to its topic
     """
 
@@ -51,6 +52,7 @@ class ResolvedEdge:
     cut: str = ""
     open: bool = False
     upstream: Upstream | None = None
+    loop: tuple[str, ...] = ()
 
     @property
     def places(self) -> bool:

@@ -16,9 +16,10 @@ from dataflow.core.batch import Batch, Indices, Row, concatenate, made_source, r
 from dataflow.core.errors import NodeError
 from dataflow.core.outcomes import UNTOUCHED, Emission, Ending, Loss, Out
 from dataflow.core.schema import Schema
+from dataflow.core.visits import visits_of, with_visits
 from dataflow.observe.metrics import NodeMetrics
 from dataflow.observe.traces import Tracing
-from dataflow.planner.plan import NodePlan
+from dataflow.planner.plan import FAILED_PORT, NodePlan
 from dataflow.sdk import Node, Sides
 from dataflow.state.api import KeyedState, Timer
 
@@ -58,7 +59,8 @@ class NodeRunner:
     """One node of a stage. An exception in it fails the rows of that batch that were not accounted for, no more.
 
     A `keyed` node is called as a whole: an exception undoes what the call changed in the state, and fails all its rows.
-    `numbers` tell the records made from state apart: nodes of one stage share it.
+    `loop` is the output port that leads back to an earlier node. `numbers` tell the records made from state apart: nodes
+    of one stage share it.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class NodeRunner:
         *,
         keyed: bool = False,
         numbers: Iterator[int] | None = None,
+        loop: str = "",
     ) -> None:
         self.plan = plan
         self.node = node
@@ -80,9 +83,12 @@ class NodeRunner:
         self.metrics = metrics
         self._tracing = tracing
         self._outputs = outputs
-        self._ports = tuple(outputs)
+        # What failed for good the engine writes, not the node.
+        self.failed = outputs.get(FAILED_PORT) if plan.failed else None
+        self._ports = tuple(port for port in outputs if port != FAILED_PORT or self.failed is None)
         # Ids of children hash the pipeline too: two pipelines on one stream must not make the same ids.
         self._id_name = f"{pipeline}/{plan.name}"
+        self._loop = loop
 
     def run(self, batch: Batch, port: str, state: KeyedState | None = None) -> NodeResult:
         """Give the node a batch that arrived on one port. `state` is a keyed node's."""
@@ -172,6 +178,8 @@ class NodeRunner:
         ordinals: dict[tuple[str, int], int] = {}
         for emission in out.emissions:
             rows = self._rows(emission, batch, families.get(emission.port, frozenset()), ordinals)
+            if self._loop:
+                rows = [self._counted(row, again=emission.port == self._loop) for row in rows]
             try:
                 emitted.setdefault(emission.port, []).append(self._checked(emission, rows))
             except NodeError as error:
@@ -238,6 +246,10 @@ class NodeRunner:
             ordinals[emission.port, parent] = ordinal + 1
             rows.append(self._child(batch.rows[parent], emission.port, ordinal))
         return rows
+
+    def _counted(self, row: Row, *, again: bool) -> Row:
+        """The row on its way round again with one round more, on its way out without a count."""
+        return with_visits(row, self._id_name, visits_of(row, self._id_name) + 1 if again else 0)
 
     def _made(self, rows: Sequence[Row], causes: Sequence[int], read: Sequence[Row]) -> list[Row]:
         """The rows of records made from state, each with a `source` of its own."""

@@ -13,7 +13,7 @@ from dataflow.core import headers, ids, limits
 from dataflow.core.errors import ModelError, NodeError, PlanError
 from dataflow.observe.metrics import Metrics
 from dataflow.observe.traces import Tracing
-from dataflow.planner.plan import EdgePlan, NodePlan, Plan, StagePlan, TablePlan
+from dataflow.planner.plan import FAILED_PORT, EdgePlan, NodePlan, Plan, StagePlan, TablePlan
 from dataflow.registry import Registry
 from dataflow.runtime.execution import Program
 from dataflow.runtime.intake import Intake
@@ -124,7 +124,11 @@ class Workshop:
             node=node.name,
             folder=self.project / plan.folder,
             inputs={port: plan.edges[edges[0]].schema for port, edges in node.inputs.items()},
-            outputs={port: plan.edges[edge].schema for port, edge in node.outputs.items()},
+            outputs={
+                port: plan.edges[edge].schema
+                for port, edge in node.outputs.items()
+                if not (node.failed and port == FAILED_PORT)
+            },
             model=lambda name: self._model(plan, name),
             table=table,
             out=node.out,
@@ -161,6 +165,7 @@ class Workshop:
                 self.tracing,
                 keyed=is_keyed(nodes[name]),
                 numbers=numbers,
+                loop=next((p for p, e in plan.nodes[name].outputs.items() if plan.edges[e].loop), ""),
             )
             for name in stage.nodes
         )

@@ -171,8 +171,8 @@ nodes:
 """,
     )
     assert shown(found) == [
-        "6:29: these nodes feed each other in a cycle: a -> b -> c -> a",
-        "10:29: these nodes feed each other in a cycle: e -> e",
+        "6:29: these nodes feed each other in a cycle: a -> b -> c -> a (loop.until makes a loop that ends)",
+        "10:29: these nodes feed each other in a cycle: e -> e (loop.until makes a loop that ends)",
     ]
 
 
