@@ -78,6 +78,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "out": "The fields that it makes, where its code does not say them.",
         "keep": "Fields of the input that stay beside them. Default: as the kind does.",
         "retry": "How often a record that failed is tried again, where it may be. Default: 3 attempts.",
+        "failed": "Whether records that failed for good go out on a port of that name, not to the dead letters.",
         "isolate": "Whether it is a stage of its own, with its own consumer group.",
         "open": "Whether others may write to its edges' topics, by their contract.",
         "write": "Whether its edges are topics; `off` for what nobody is to read.",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from dataflow.core.limits import MAX_ERROR_BYTES
+
 
 class DataflowError(Exception):
     """Base of all expected failures. `str(error)` is fit for a user; `hint` is an optional way out."""
@@ -106,6 +108,13 @@ class GatewayError(DataflowError):
     def __init__(self, status: int, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+
+def shortened(text: str) -> str:
+    """A cause as headers, replies and records of failures hold it: no dump."""
+    if len(text) <= MAX_ERROR_BYTES // 4:
+        return text
+    return text.encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -16,10 +16,13 @@ from operator import itemgetter
 from typing import Any, Protocol
 from zlib import crc32
 
+import numpy as np
+
 from dataflow.core.batch import Batch, Encoded, Row
+from dataflow.core.errors import shortened
 from dataflow.core.headers import STATUS_EXPIRED
 from dataflow.core.outcomes import BEHIND, Loss
-from dataflow.planner.plan import RetryPolicy
+from dataflow.planner.plan import FAILED_FIELDS, FAILED_PORT, RetryPolicy
 from dataflow.runtime.nodes import NOTHING, NodeResult, NodeRunner
 from dataflow.runtime.waiting import in_order, merged, parted, split
 from dataflow.state.api import KeyedState, Timer
@@ -40,13 +43,18 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A row that goes no further. `error` is "" for a drop."""
+    """A row that goes no further. `error` is "" for a drop.
+
+    With `goes_on` it does, as a record of what failed: there is no dead letter, and a caller is told of the failure only
+    if nothing answers.
+    """
 
     row: Row
     reason: str
     node: str
     error: str = ""
     content: Content | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +303,7 @@ class Execution:
         # A row is behind another one that failed; one that says so without any has made an attempt.
         ahead = {rows[x.row].key for x in losses if x.error != BEHIND}
         again: dict[int, int] = {}
+        over: list[Loss] = []
         for loss in sorted(losses, key=lambda x: x.row):
             attempt = work.attempts[loss.row] if work.attempts is not None else 1
             row = rows[loss.row]
@@ -304,10 +313,28 @@ class Execution:
                 again[loss.row] = attempt + 1
                 runner.metrics.retries += 1
             else:
-                runner.metrics.failed.add(loss.error)
-                content = _content([work.batch], loss.row) if row.source < 0 else None
-                self.ended.append(Ended(row, loss.reason, runner.plan.name, loss.error, content))
+                over.append(loss)
+        if over:
+            self._give_up(work, over, runner)
         return again
+
+    def _give_up(self, work: _Work, losses: Sequence[Loss], runner: NodeRunner) -> None:
+        """End rows that failed for good; where the node has a port for them, they go out there."""
+        goes_on = runner.failed is not None
+        for loss in losses:
+            runner.metrics.failed.add(loss.error)
+            row = work.batch.rows[loss.row]
+            content = _content([work.batch], loss.row) if row.source < 0 and not goes_on else None
+            self.ended.append(Ended(row, loss.reason, runner.plan.name, loss.error, content, goes_on))
+        if runner.failed is not None:
+            batch = work.batch.take([loss.row for loss in losses])
+            told = {
+                "error": [loss.error for loss in losses],
+                "reason": [shortened(loss.reason) for loss in losses],
+            }
+            columns = {**batch.columns, **{n: np.array(told[n], dtype=object) for n in FAILED_FIELDS}}
+            failed = Batch(runner.failed, columns, batch.rows)
+            self._write(self._program.edges_of[work.node][FAILED_PORT], failed)
 
     def _offer(self, edge: str, batch: Batch) -> None:
         for node, port in self._program.feeds.get(edge, ()):

@@ -82,6 +82,7 @@ class Task:
         self._running: InHand | None = None
         self._unacknowledged: deque[Sent] = deque()
         self._held_replies: list[Sent] = []
+        self._passed_on = False  # whether a request left for another stage in the open transaction
         self._keeper = keeper
         self._timers_ran = False
         self._draining: deque[int] = deque()
@@ -127,7 +128,7 @@ class Task:
     @property
     def wants_commit(self) -> bool:
         """Whether callers wait for the commit itself."""
-        if self._held_replies or (self._keeper is not None and self._keeper.full):
+        if self._held_replies or self._passed_on or (self._keeper is not None and self._keeper.full):
             return True
         # A transaction's commit waits for the acknowledgements too: no need to wait for them first.
         return self._commits_for_callers and any(h.answers or h.refusals for h in self._unacknowledged)
@@ -255,6 +256,8 @@ class Task:
             hand.ended += failed
             if edge in stage.plan.leaves:
                 hand.left.update(row.reply for row in batch.rows)
+                # The next stage sees them, and goes on with what callers wait for, once the transaction is through.
+                self._passed_on |= self._transaction is not None and any(row.reply for row in batch.rows)
             if edge in stage.plan.answers:
                 note_answers(hand, edge, batch, {e.row.id for e in failed})
         hand.written = len(written)
@@ -276,7 +279,7 @@ class Task:
         stage = self._stage
         buried: set[int | bytes] = set()
         for ended in hand.ended:
-            if not ended.error:
+            if not ended.error or ended.goes_on:
                 continue
             # A record is buried once, with its first cause, however many of its children failed: it is redriven once.
             source = ended.row.source
@@ -345,7 +348,7 @@ class Task:
             self._keeper.confirm()
         self._begin_transaction()
         self._transaction.commit(self.offsets.committable(), consumer)
-        self._in_transaction = False
+        self._in_transaction = self._passed_on = False
         self.committed()
         return True
 

@@ -13,9 +13,9 @@ import orjson
 from dataflow.codecs import Codec
 from dataflow.codecs.keys import encode_keys
 from dataflow.codecs.values import conform
-from dataflow.core import headers, limits
+from dataflow.core import headers
 from dataflow.core.batch import Batch, Encoded, Row
-from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError
+from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError, shortened
 from dataflow.core.schema import Schema
 from dataflow.observe.metrics import EdgeMetrics
 from dataflow.planner.plan import DEAD_LETTERS, REPLIES
@@ -232,7 +232,7 @@ def send_refusal(producer: Producer, ended: Ended) -> None:
     status = headers.STATUS_FAILED if ended.error else headers.STATUS_DROPPED
     if ended.reason == headers.STATUS_EXPIRED:
         status = headers.STATUS_EXPIRED
-    reason = {"reason": _cut(ended.reason), "node": ended.node, "error": ended.error}
+    reason = {"reason": shortened(ended.reason), "node": ended.node, "error": ended.error}
     _reply(producer, ended.row, None, [(headers.STATUS, status), (headers.REASON, orjson.dumps(reason))])
 
 
@@ -263,7 +263,7 @@ def send_dead_letter(
         head.append((headers.ID, ended.row.id))
     head += [
         (headers.ERROR, ended.error),
-        (headers.ERROR_MESSAGE, _cut(ended.reason)),
+        (headers.ERROR_MESSAGE, shortened(ended.reason)),
         (headers.ERROR_NODE, f"{pipeline}/{ended.node}"),
         (headers.ERROR_TOPIC, message.topic()),
         (headers.ERROR_PARTITION, str(message.partition())),
@@ -273,9 +273,3 @@ def send_dead_letter(
     ]
     barrier.left += 1
     producer.send(DEAD_LETTERS, message.value(), message.key(), head, -1, barrier.acknowledged)
-
-
-def _cut(text: str) -> str:
-    if len(text) <= limits.MAX_ERROR_BYTES // 4:
-        return text
-    return text.encode()[: limits.MAX_ERROR_BYTES].decode(errors="ignore")

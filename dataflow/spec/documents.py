@@ -119,6 +119,7 @@ class NodeSpec(Strict):
     out: Fields | None = None
     keep: Names | None = None
     retry: RetrySpec | None = None
+    failed: StrictBool = False
     isolate: StrictBool = False
     open: StrictBool = False
     write: Annotated[
