@@ -101,34 +101,47 @@ def _below(
     plan: Plan, registry: Registry, starts: Iterable[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
     """The edges to feed, the nodes that run, and those below the starts that do not, with the reason."""
-    at_hand = set(starts)
-    sides: dict[str, None] = dict.fromkeys(starts)
-    running: dict[str, None] = {}
-    off: dict[str, str] = {}
-    for name in _sorted(plan):
-        node = plan.nodes[name]
-        read = _read_by(node)
-        without = {plan.edges[e].node for e in read} & set(off)
-        if without:
-            off[name] = f"it needs what '{min(without)}' gives"
-        if without or not at_hand.intersection(read):
-            continue
-        kind = registry.get(node.kind)
-        if not kind.pure:
-            off[name] = f"{node.kind} has effects outside"
-            continue
-        others = [e for e in read if e not in at_hand]
-        if others and kind.gathers:
+    order = _sorted(plan)
+    reached = _closure(plan, order, starts)
+    off = {
+        n: f"{plan.nodes[n].kind} has effects outside"
+        for n in reached
+        if not registry.get(plan.nodes[n].kind).pure
+    }
+    for effect in tuple(off):
+        for name in _closure(plan, order, plan.nodes[effect].outputs.values()):
+            off.setdefault(name, f"it needs what '{effect}' gives")
+    running = [n for n in reached if n not in off]
+    made = {e for n in running for e in plan.nodes[n].outputs.values()}
+    sides = dict.fromkeys(starts)
+    for name in running:
+        others = [e for e in _read_by(plan.nodes[name]) if e not in made and e not in sides]
+        if others and registry.get(plan.nodes[name].kind).gathers:
             raise PlanError(
                 f"node '{name}' puts the branches of one record together, and '{others[0]}' is not below "
                 f"'{', '.join(starts)}'",
                 hint="replay from an edge that all its sides come of, or from the inputs",
             )
         sides |= dict.fromkeys(others)
-        running[name] = None
-        # What only this node needs is fed, and does not make others run.
-        at_hand |= set(node.outputs.values())
-    return tuple(sides), tuple(running), off
+    looped = made.intersection(sides)
+    if looped:
+        raise PlanError(
+            f"edge '{min(looped)}' is in a loop: what comes of its records comes to it again",
+            hint="replay from an edge before the loop, or from the inputs",
+        )
+    return tuple(sides), tuple(running), {n: off[n] for n in order if n in off}
+
+
+def _closure(plan: Plan, order: Iterable[str], edges: Iterable[str]) -> list[str]:
+    """The nodes below some edges, in this order."""
+    at_hand: set[str] = set()
+    found: set[str] = set()
+    more = set(edges)
+    while more - at_hand:
+        at_hand |= more
+        found |= {n for n, node in plan.nodes.items() if at_hand.intersection(_read_by(node))}
+        more = {e for n in found for e in plan.nodes[n].outputs.values()}
+    return [n for n in order if n in found]
 
 
 def _check_fed(recorded: Plan, runs: Plan, name: str) -> None:
