@@ -17,7 +17,8 @@ from typing import Final
 
 import dataflow
 from dataflow.core.errors import SpecError, nearest
-from dataflow.sdk import KIND_ATTRIBUTE, NodeKind
+from dataflow.sdk import NodeKind
+from dataflow.sdk.kinds import KIND_ATTRIBUTE
 
 ENTRY_POINT_GROUP: Final = "dataflow.nodes"
 
