@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import click
 
-from benchmarks import memory, onnx_model, passthrough, sync_plain
+from benchmarks import guarantees, memory, onnx_model, passthrough, sync_plain
 from benchmarks.cluster import Cluster, started
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
 
@@ -23,6 +23,7 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "sync-plain": sync_plain.run,
     "onnx": onnx_model.run,
     "memory": memory.run,
+    "guarantees": guarantees.run,
 }
 
 

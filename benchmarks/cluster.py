@@ -33,12 +33,12 @@ _CLI: Final = ("-c", "from dataflow.cli.main import main; main()")
 class Process:
     """A child process; its output goes to a file that is shown when it fails."""
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, python: str, arguments: Sequence[str], log: Path) -> None:
         self.name = name
         self._log = log
         with log.open("wb") as sink:
             self._child = subprocess.Popen(
-                [sys.executable, *arguments], stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT,
+                [python, *arguments], stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
         self._seen = psutil.Process(self._child.pid)
@@ -120,10 +120,10 @@ class Cluster:
         self.fabric = KafkaFabric(self.bootstrap)
         self.stack.callback(self.fabric.close)
 
-    def start(self, name: str, *arguments: str) -> Process:
+    def start(self, name: str, *arguments: str, python: str = sys.executable) -> Process:
         """Run `python ARGUMENTS` from the repository's root until it is stopped here or ends."""
         self._started += 1
-        process = Process(name, arguments, self.folder / f"{self._started:03d}-{name}.log")
+        process = Process(name, python, arguments, self.folder / f"{self._started:03d}-{name}.log")
         self.stack.callback(process.stop)
         return process
 
@@ -165,7 +165,7 @@ class Cluster:
         )
 
     def read(self, topic: str, each: Callable[[Any], None] | None = None) -> Content:
-        """All records of a topic, by a plain consumer."""
+        """All records of a topic that are committed, by a plain consumer."""
         ends = self.ends(topic)
         consumer = self.fabric.consumer()
         digests = {p: hashlib.sha256() for p in ends}
@@ -184,7 +184,8 @@ class Cluster:
                     records += 1
                     if each is not None:
                         each(message)
-                    if message.offset() + 1 >= ends[position]:
+                for position, end in consumer.ends().items():  # a transaction's marker is no record
+                    if end >= ends[position]:
                         left.pop(position, None)
         finally:
             consumer.close()

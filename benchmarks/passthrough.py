@@ -21,7 +21,7 @@ VALUE_BYTES: Final = 200
 PARTITIONS: Final = 4
 SOURCE: Final = "bench.source"
 
-_TOPIC = f"""
+TOPIC = f"""
 kind: Topic
 name: {SOURCE}
 codec: raw
@@ -36,7 +36,7 @@ edges: {{codec: raw}}
 nodes:
   same: {{use: transform.python, from: source, with: {{call: same.same}}, out: {{payload: bytes}}}}
 """
-_FUNCTION = '''
+FUNCTION = '''
 from dataflow.sdk import Batch, Out
 
 
@@ -49,8 +49,8 @@ def same(batch: Batch, out: Out) -> None:
 def project(folder: Path, runs: int) -> Path:
     """One pipeline per run: each has a group and an edge of its own."""
     pipelines = {f"pipelines/p{n}/pipeline.yaml": _PIPELINE.format(run=n) for n in range(runs)}
-    functions = {f"pipelines/p{n}/same.py": _FUNCTION for n in range(runs)}
-    return write(folder, {"topics/source.yaml": _TOPIC, **pipelines, **functions})
+    functions = {f"pipelines/p{n}/same.py": FUNCTION for n in range(runs)}
+    return write(folder, {"topics/source.yaml": TOPIC, **pipelines, **functions})
 
 
 def fill(cluster: Cluster, records: int) -> None:
@@ -80,13 +80,13 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
             if side:
                 stage = plans[f"pass-{pair}"].stages[0]
                 worker = cluster.start_command("worker", folder, "--pipeline", f"pass-{pair}")
-                ours.append(_measure(cluster, worker, stage.group, f"pass-{pair}.same", records))
+                ours.append(measure(cluster, worker, stage.group, f"pass-{pair}.same", records))
             else:
                 group = f"raw-loop-{pair}"
                 loop = cluster.start(
                     "raw-loop", "-m", "benchmarks.raw_loop", cluster.bootstrap, SOURCE, sink, group
                 )
-                theirs.append(_measure(cluster, loop, group, sink, records))
+                theirs.append(measure(cluster, loop, group, sink, records))
         if ours[-1]["digest"] != theirs[-1]["digest"]:
             raise BenchmarkError(f"outputs differ: {ours[-1]} and {theirs[-1]}")
         tell(f"pair {pair}: ours {ours[-1]['rate']:,.0f}, loop {theirs[-1]['rate']:,.0f} records/s")
@@ -99,7 +99,7 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
     return Outcome(Result.of("passthrough", value, baseline, value / baseline, GOAL), "records/s", raw)
 
 
-def _measure(cluster: Cluster, process: Process, group: str, sink: str, records: int) -> dict[str, Any]:
+def measure(cluster: Cluster, process: Process, group: str, sink: str, records: int) -> dict[str, Any]:
     seen = cluster.follow(process, group, SOURCE)
     process.stop()
     content = cluster.read(sink)

@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +43,11 @@ class Result:
 
     def line(self) -> str:
         return json.dumps(asdict(self))
+
+
+def tightest(name: str, found: Mapping[str, Result]) -> Result:
+    """Of a benchmark's several goals the one that is furthest from being reached, or is by the least."""
+    return replace(min(found.values(), key=lambda r: r.ratio / r.goal), name=name)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ written by hand around onnxruntime. Goal: their medians' sum over ours, at 1 and
 from __future__ import annotations
 
 import json
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.cluster import Cluster, Process, wait_until
-from benchmarks.projects import Floats, deployed, inputs, session_of, write, write_model
-from benchmarks.report import BenchmarkError, Outcome, Result, median, quantile, tell
+from benchmarks.calls import answers, call, free_port, summary, write_bodies
+from benchmarks.cluster import Cluster, wait_until
+from benchmarks.projects import deployed, inputs, session_of, write, write_model
+from benchmarks.report import BenchmarkError, Outcome, Result, median, tell
 
 GOAL: Final = 0.6
 CONCURRENCIES: Final = (1, 32)
@@ -43,19 +41,6 @@ nodes:
 """
 
 
-def write_bodies(path: Path, rows: Floats, expected: list[float]) -> Path:
-    """The requests' bodies and what the model answers, for the client."""
-    bodies = [
-        json.dumps(
-            {"inputs": [{"name": "x", "shape": [1, len(row)], "datatype": "FP32", "data": row}]},
-            separators=(",", ":"),
-        )
-        for row in ([round(float(v), 4) for v in row] for row in rows)
-    ]
-    path.write_text(json.dumps({"bodies": bodies, "expected": expected}))
-    return path
-
-
 def run(cluster: Cluster, *, quick: bool) -> Outcome:
     """Rounds of the three measurements in turn; each number is the median over the rounds."""
     rounds = 1 if quick else 5
@@ -68,8 +53,8 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
     ours, raw_server = _start_servers(cluster, folder, model, bodies)
     sides: dict[str, Callable[[int, int, int], str]] = {
         "trip": lambda c, w, n: _trip(cluster, c, w, n),
-        "server": lambda c, w, n: _call(cluster, raw_server, bodies, c, w, n),
-        "ours": lambda c, w, n: _call(cluster, ours, bodies, c, w, n),
+        "server": lambda c, w, n: call(cluster, raw_server, PATH, bodies, c, w, n),
+        "ours": lambda c, w, n: call(cluster, ours, PATH, bodies, c, w, n),
     }
     raw: dict[str, list[dict[str, Any]]] = {}
     for round_ in range(rounds):
@@ -77,7 +62,7 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
             count = (200 if quick else 3_000) * (1 if concurrency == 1 else 4)
             names = list(sides) if round_ % 2 == 0 else list(reversed(sides))
             for name in names:
-                numbers = _summary(sides[name](concurrency, max(count // 4, concurrency), count))
+                numbers = summary(sides[name](concurrency, max(count // 4, concurrency), count))
                 raw.setdefault(f"{name} at {concurrency}", []).append(numbers)
         tell(f"round {round_}: " + ", ".join(f"{n} {v[-1]['p50_ms']:.2f} ms" for n, v in raw.items()))
     if not plan.answer:
@@ -110,55 +95,17 @@ def _start_servers(cluster: Cluster, folder: Path, model: Path, bodies: Path) ->
     for topic in _TRIPS:
         cluster.fabric.admin().create(topic, 1, {})
     relay = cluster.start("raw-relay", "-m", "benchmarks.raw_relay", cluster.bootstrap, *_TRIPS)
-    ports = [_free_port(), _free_port()]
+    ports = [free_port(), free_port()]
     cluster.start_command("worker", folder)
     gateway = cluster.start_command("gateway", folder, "--port", str(ports[0]))
     server = cluster.start("raw-server", "-m", "benchmarks.raw_server", str(model), str(ports[1]))
     body = json.loads(bodies.read_text())["bodies"][0].encode()
     wait_until(lambda: "ready" in relay.output(), "the relay")
     for port, process in zip(ports, (gateway, server), strict=True):
-        wait_until(lambda port=port, process=process: _answers(process, port, body), process.name)  # type: ignore[misc]
+        wait_until(lambda port=port, process=process: answers(process, port, PATH, body), process.name)  # type: ignore[misc]
     return f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
-
-
-def _answers(process: Process, port: int, body: bytes) -> bool:
-    process.check()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{PATH}", body, {"content-type": "application/json", "x-deadline-ms": "2000"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _trip(cluster: Cluster, concurrency: int, warm_up: int, count: int) -> str:
     numbers = (str(concurrency), str(warm_up), str(count))
     return cluster.start("raw-trip", "-m", "benchmarks.raw_trip", cluster.bootstrap, *_TRIPS, *numbers).wait()
-
-
-def _call(cluster: Cluster, address: str, bodies: Path, concurrency: int, warm_up: int, count: int) -> str:
-    numbers = (str(concurrency), str(warm_up), str(count))
-    return cluster.start(
-        "client", "-m", "benchmarks.http_client", address, PATH, str(bodies), *numbers
-    ).wait()
-
-
-def _summary(printed: str) -> dict[str, Any]:
-    measured = json.loads(printed.strip().splitlines()[-1])
-    ordered = sorted(measured["latencies_ms"])
-    return {
-        "requests": len(ordered),
-        "per_second": round(len(ordered) / measured["seconds"], 1),
-        "p50_ms": quantile(ordered, 0.5),
-        "p90_ms": quantile(ordered, 0.9),
-        "p99_ms": quantile(ordered, 0.99),
-        "max_ms": ordered[-1],
-    }
