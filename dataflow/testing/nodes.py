@@ -11,7 +11,8 @@ from dataflow.core.batch import Batch, to_list
 from dataflow.core.errors import NodeError
 from dataflow.core.outcomes import Out
 from dataflow.core.schema import Schema
-from dataflow.sdk import KIND_ATTRIBUTE, ContractContext, ModelInfo, Node, NodeContext, NodeKind, Table
+from dataflow.sdk import ContractContext, ModelInfo, Node, NodeContext, NodeKind, Table
+from dataflow.sdk.kinds import KIND_ATTRIBUTE
 
 
 @dataclass(frozen=True)
