@@ -178,7 +178,7 @@ class StateView:
         if replica is None:
             while len(self._replicas) >= limits.MAX_STATE_VIEWS:
                 self._forget(next(iter(self._replicas)))
-            replica = self._replicas[position] = Replica(*position, info.topic_id)
+            replica = self._replicas[position] = Replica(*position, info.topic_id, time.monotonic())
         self._replicas.move_to_end(position)
         return replica
 

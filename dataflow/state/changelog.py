@@ -94,15 +94,15 @@ def packed_of(raw: bytes) -> bytes:
     return raw[9:] if raw[:1] == EXPIRING else raw[1:]
 
 
-def check_record(place: str, key: bytes | None, value: bytes | None) -> None:
-    """Raise StateError, naming `place`, unless this is a record that we write to a changelog."""
+def check_record(place: str, offset: int, key: bytes | None, value: bytes | None) -> None:
+    """Raise StateError, naming `place` and `offset`, unless this is a record that we write to a changelog."""
     try:
         kind = decode_key(key or b"").kind
         if value is not None and not _is_value(kind, value):
             raise ValueError(f"value {value[:80]!r}")
     except (ValueError, IndexError, struct.error) as error:
         raise StateError(
-            f"record at {place} is not one of a changelog: {error}",
+            f"record at {place} offset {offset} is not one of a changelog: {error}",
             hint="only the engine writes there; delete the record's key, or the topic to start without state",
         ) from None
 

@@ -36,31 +36,33 @@ class KeyView:
 class Replica:
     """See the module. It lies in a temporary file. One thread at a time."""
 
-    def __init__(self, topic: str, partition: int, topic_id: str = "") -> None:
+    def __init__(self, topic: str, partition: int, topic_id: str, now_s: float) -> None:
+        """`now_s`, here and below, is of any clock that only goes forward."""
         self.topic_id = topic_id
         self._place = f"{topic} [{partition}]"
-        self._read_s: float | None = None
-        self._store = temporary_store(topic_id, 0)
+        self._read_s = now_s
+        self._store = temporary_store(topic_id)
 
     @property
     def next_offset(self) -> int:
         """Where to read on in the changelog; 0: at its start."""
-        return self._store.next_offset
+        return self._store.read_to
 
     def read_at(self, now_s: float) -> None:
-        """Told of each time when the changelog was read to its end. Any clock that only goes forward."""
+        """Told of each time when the changelog was read to its end."""
         self._read_s = now_s
 
     def outdated(self, now_s: float) -> bool:
         """Whether the changelog may have lost tombstones that were not read: make a new one then."""
-        return self._read_s is not None and now_s - self._read_s > limits.MAX_STATE_FILE_AGE_MS / 1000
+        return now_s - self._read_s > limits.MAX_STATE_FILE_AGE_MS / 1000
 
     def apply(self, records: Sequence[Record], next_offset: int) -> None:
         """Take (offset, key, value) records. Raises StateError naming one that is none of ours."""
-        self._store.restore(self._place, records, next_offset, 0)
+        self._store.restore(self._place, records, next_offset)
 
     def of_key(self, node: str, key: bytes, now_ms: int, max_entries: int, max_bytes: int) -> KeyView:
         """What a node keeps for a key, as it reads at `now_ms`."""
+        self._store.restored(None)
         after_node = pack_length(len(key)) + key
         head = head_of(VALUE, node) + after_node
         found = self._store.items(head, max_entries + 1)

@@ -37,7 +37,7 @@ CREATE INDEX expiring ON entries (expires_ms, id) WHERE expires_ms > 0;
 CREATE TABLE timers (node TEXT, key BLOB, name TEXT, clock INTEGER NOT NULL, at_ms INTEGER NOT NULL,
                      PRIMARY KEY (node, key, name)) WITHOUT ROWID;
 CREATE INDEX firing ON timers (node, clock, at_ms, key, name);
-CREATE TABLE checkpoint (topic_id TEXT NOT NULL, next_offset INTEGER NOT NULL, saved_ms INTEGER NOT NULL);
+CREATE TABLE checkpoint (topic_id TEXT NOT NULL, next_offset INTEGER NOT NULL, complete_ms INTEGER NOT NULL);
 """
 _PUT: Final = """
 INSERT INTO entries VALUES (?, ?, ?)
@@ -68,13 +68,20 @@ class _File:
 class Store:
     """See the module. One thread at a time; it is complete up to the changelog offset `next_offset`, 0 when empty."""
 
-    def __init__(self, connection: sqlite3.Connection, topic_id: str, file: _File | None = None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, topic_id: str, file: _File | None = None, opened_ms: int = 0
+    ) -> None:
         """`connection` has the tables. Use `open_store`."""
+        self.opened_ms = opened_ms
         self._connection = connection
         self._topic_id = topic_id
         self._file = file
         self._run = connection.execute
         self.next_offset: int = self._run("SELECT next_offset FROM checkpoint").fetchone()[0]
+        # While it is restored: the newest by key, up to an offset.
+        self.read_to: int = self.next_offset
+        self._restoring: dict[bytes, bytes | None] = {}
+        self._restoring_bytes = 0
 
     def get(self, entry: bytes) -> bytes | None:
         """The value stored under a changelog key that is no timer's."""
@@ -130,8 +137,11 @@ class Store:
         except sqlite3.Error as error:
             raise self._broken(error) from None
 
-    def apply(self, changes: Iterable[Change], next_offset: int, now_ms: int) -> None:
-        """Store committed changes, at most one per entry, and the offset behind them, in one transaction."""
+    def apply(self, changes: Iterable[Change], next_offset: int, complete_ms: int | None) -> None:
+        """Store committed changes, at most one per entry, and the offset behind them, in one transaction.
+
+        `complete_ms`: at this time the changelog had no more than that; None while it is being restored.
+        """
         values: list[tuple[bytes, bytes, int]] = []
         gone: list[tuple[bytes]] = []
         timers: list[tuple[str, bytes, str, int, int]] = []
@@ -157,28 +167,49 @@ class Store:
                 # In the order of the tree: neighbours share a page.
                 many(_PUT, sorted(values))
                 many(_PUT_TIMER, sorted(timers))
-                self._run("UPDATE checkpoint SET next_offset = ?, saved_ms = ?", (next_offset, now_ms))
+                self._run(
+                    "UPDATE checkpoint SET next_offset = ?, complete_ms = coalesce(?, complete_ms)",
+                    (next_offset, complete_ms),
+                )
         except sqlite3.Error as error:
             raise self._broken(error) from None
         self.next_offset = next_offset
+        self.read_to = max(self.read_to, next_offset)
 
-    def restore(self, place: str, records: Sequence[Record], next_offset: int, now_ms: int) -> None:
-        """Apply records of the changelog. Raises StateError naming one that is none, and applies none then."""
+    def restore(self, place: str, records: Sequence[Record], next_offset: int) -> None:
+        """Take records of the changelog; they are stored many at once, the last of them by `restored`.
+
+        Raises StateError naming one that is no record of ours, and takes none then.
+        """
+        size_bytes = 0
         for offset, key, value in records:
-            changelog.check_record(f"{place} offset {offset}", key, value)
-        newest = {key: value for _, key, value in records if key is not None}
-        self.apply(newest.items(), next_offset, now_ms)
+            changelog.check_record(place, offset, key, value)
+            size_bytes += len(key or b"") + len(value or b"")
+        self._restoring.update((key, value) for _, key, value in records if key is not None)
+        self._restoring_bytes += size_bytes
+        self.read_to = next_offset
+        large = self._restoring_bytes >= limits.STATE_RESTORE_BYTES
+        if large or len(self._restoring) >= limits.STATE_RESTORE_RECORDS:
+            self.restored(None)
 
-    def clear(self, now_ms: int) -> None:
+    def restored(self, complete_ms: int | None) -> None:
+        """Store what was restored and is not yet. `complete_ms`: the end was reached, as it was at this time."""
+        self.apply(self._restoring.items(), self.read_to, complete_ms)
+        self._restoring.clear()
+        self._restoring_bytes = 0
+
+    def clear(self) -> None:
         """Empty it: as if it had never read its changelog."""
         try:
             with self._transaction():
                 self._run("DELETE FROM entries")
                 self._run("DELETE FROM timers")
-                self._run("UPDATE checkpoint SET next_offset = 0, saved_ms = ?", (now_ms,))
+                self._run("UPDATE checkpoint SET next_offset = 0, complete_ms = 0")
         except sqlite3.Error as error:
             raise self._broken(error) from None
-        self.next_offset = 0
+        self.next_offset = self.read_to = 0
+        self._restoring.clear()
+        self._restoring_bytes = 0
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -202,11 +233,11 @@ class Store:
             f"local state {where}: {error}", hint="it is restored from the changelog at the next start"
         )
 
-    def close(self, now_ms: int = 0) -> None:
-        """Let the file go; `now_ms` (0: unknown) says that until then it was complete."""
+    def close(self, complete_ms: int = 0) -> None:
+        """Let the file go; `complete_ms` (0: unknown) says until when it was complete."""
         with contextlib.suppress(sqlite3.Error):
-            if now_ms:
-                self._run("UPDATE checkpoint SET saved_ms = ?", (now_ms,))
+            if complete_ms:
+                self._run("UPDATE checkpoint SET complete_ms = ?", (complete_ms,))
         self._connection.close()
         if self._file is not None:
             self._file.lock.close()
@@ -220,7 +251,7 @@ def open_store(path: Path | None, topic_id: str, now_ms: int) -> Store:
     away since. Locked by another process: a temporary one. Folders are made. Raises StateError where none can be.
     """
     if path is None:
-        return Store(_created(_MEMORY, topic_id, now_ms), topic_id)
+        return Store(_created(_MEMORY, topic_id), topic_id, None, now_ms)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
@@ -233,15 +264,15 @@ def open_store(path: Path | None, topic_id: str, now_ms: int) -> Store:
             "local state '%s' is in use by another process; this one restores its own from the changelog",
             path,
         )
-        return temporary_store(topic_id, now_ms)
+        return temporary_store(topic_id)
     file = _File(path, lock)
     if path.exists():
         found = _opened(path, topic_id, now_ms)
         if found is not None:
-            return Store(found, topic_id, file)
+            return Store(found, topic_id, file, now_ms)
         _remove(path)
     try:
-        return Store(_created(str(path), topic_id, now_ms), topic_id, file)
+        return Store(_created(str(path), topic_id), topic_id, file, now_ms)
     except sqlite3.Error as error:
         lock.close()
         raise StateError(
@@ -249,9 +280,9 @@ def open_store(path: Path | None, topic_id: str, now_ms: int) -> Store:
         ) from None
 
 
-def temporary_store(topic_id: str, now_ms: int) -> Store:
+def temporary_store(topic_id: str) -> Store:
     """An empty store in a private file that is gone when it is closed."""
-    return Store(_created(_TEMPORARY, topic_id, now_ms), topic_id)
+    return Store(_created(_TEMPORARY, topic_id), topic_id)
 
 
 def _lock(path: Path) -> IO[bytes] | None:
@@ -273,8 +304,8 @@ def _opened(path: Path, topic_id: str, now_ms: int) -> sqlite3.Connection | None
     try:
         connection = _connected(str(path))
         if connection.execute("PRAGMA user_version").fetchone()[0] == _FORMAT:
-            found, _, saved_ms = connection.execute("SELECT * FROM checkpoint").fetchone()
-            if found == topic_id and abs(now_ms - saved_ms) <= limits.MAX_STATE_FILE_AGE_MS:
+            found, _, complete_ms = connection.execute("SELECT * FROM checkpoint").fetchone()
+            if found == topic_id and abs(now_ms - complete_ms) <= limits.MAX_STATE_FILE_AGE_MS:
                 return connection
     except (sqlite3.Error, TypeError, ValueError) as error:
         log.warning("local state '%s' is damaged (%s); it is restored from the changelog", path, error)
@@ -298,11 +329,12 @@ def _connected(name: str) -> sqlite3.Connection:
     return connection
 
 
-def _created(name: str, topic_id: str, now_ms: int) -> sqlite3.Connection:
+def _created(name: str, topic_id: str) -> sqlite3.Connection:
+    """A new one, complete at no time: what is restored only in part may miss tombstones later, and starts anew."""
     connection = _connected(name)
     try:
         connection.executescript(f"BEGIN; {_TABLES} COMMIT; PRAGMA user_version = {_FORMAT}")
-        connection.execute("INSERT INTO checkpoint VALUES (?, 0, ?)", (topic_id, now_ms))
+        connection.execute("INSERT INTO checkpoint VALUES (?, 0, 0)", (topic_id,))
     except sqlite3.Error:
         connection.close()
         raise

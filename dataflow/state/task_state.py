@@ -35,7 +35,7 @@ class TaskState:
         self._place = f"{topic} [{partition}]"
         self._layers = Layers(store)
         self._nodes: dict[str, NodeState] = {}
-        self._now_ms = 0
+        self._now_ms = store.opened_ms
         self._saved_ms = 0
         self._next_offset = store.next_offset
         # The last entry looked at for its time to live, since the file was changed; and when the next one is over.
@@ -45,18 +45,16 @@ class TaskState:
     @property
     def checkpoint(self) -> int:
         """The changelog offset to restore from; 0: from the start. More than the partition's end: call `forget` first."""
-        return self._store.next_offset
+        return self._store.read_to
 
     def restore(self, records: Sequence[Record], next_offset: int) -> None:
         """Apply changelog records (offset, key, value) at start. Raises StateError naming a record that is none of ours."""
-        assert not self._layers.unsaved, "restored before the first batch"
-        self._store.restore(self._place, records, next_offset, self._now_ms)
-        self._next_offset = next_offset
-        self.discard()
+        assert not self._nodes, "restored before the first batch"
+        self._store.restore(self._place, records, next_offset)
 
     def forget(self) -> None:
         """Empty the local store, to be restored from the changelog's start."""
-        self._store.clear(self._now_ms)
+        self._store.clear()
         self._next_offset = 0
         self.discard()
 
@@ -64,10 +62,19 @@ class TaskState:
         """What a node sees; the same object for the same name. Timers of a node fire once this was called for it."""
         node = self._nodes.get(name)
         if node is None:
+            self._end_restore()
             node = self._nodes[name] = NodeState(name, self._layers)
             node.now_ms = self._now_ms
             self._track([c for c in self._layers.changed_timers() if decode_key(c[0]).node == name])
         return node
+
+    def _end_restore(self) -> None:
+        """The first node asks for its state: all of it is read."""
+        if self._nodes:
+            return
+        self._store.restored(self._now_ms)
+        self._next_offset = self._store.next_offset
+        self._expires_ms = self._next_expiry_ms()
 
     def begin(self, now_ms: int) -> None:
         """A batch or a firing of timers begins; `now_ms` is its clock. Savepoints of before end here."""
@@ -158,7 +165,8 @@ class TaskState:
             if self._layers.unsaved:
                 self._save()
         finally:
-            self._store.close(self._now_ms)
+            # Before any node asked for its state, the changelog may not have been read to its end.
+            self._store.close(self._now_ms if self._nodes else 0)
 
     @property
     def _save_due_ms(self) -> int:

@@ -74,7 +74,7 @@ MARK = encode_key(Entry(WATERMARK, "sum", b"", ""))
 @pytest.mark.parametrize(("key", "value"), [(KEY, FOREVER + b"\x05"), (KEY, None), (AT, encode_timer("event", 1)),
                                             (MARK, pack_time(1)), (MARK, None)])  # fmt: skip
 def test_what_we_write_is_taken(key: bytes, value: bytes | None) -> None:
-    check_record("somewhere", key, value)
+    check_record("somewhere", 1, key, value)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_what_we_write_is_taken(key: bytes, value: bytes | None) -> None:
 )  # fmt: skip
 def test_what_is_none_of_ours_is_told_with_its_place(key: bytes | None, value: bytes | None) -> None:
     with pytest.raises(StateError, match=r"record at log \[3\] offset 7 is not one of a changelog"):
-        check_record("log [3] offset 7", key, value)
+        check_record("log [3]", 7, key, value)

@@ -144,6 +144,54 @@ def test_closing_says_that_it_was_complete_until_then(tmp_path: Path) -> None:
     store.close()
 
 
+LATER = 10**12
+
+
+def read(store: Store, count: int) -> None:
+    store.restore("log [0]", [(n, value(b"%d" % n, "a"), FOREVER + b"\x01") for n in range(count)], count)
+
+
+def test_a_file_is_complete_only_once_the_changelog_was_read_to_its_end(tmp_path: Path) -> None:
+    """Half of it is kept for the next start only if it was complete not long ago: tombstones may be gone."""
+    path = tmp_path / "0.sqlite"
+    store = open_store(path, "topic", LATER)
+    read(store, 5)
+    store.restored(None)
+    store.close()
+    store = open_store(path, "topic", LATER)
+    assert is_empty(store), "it never was"
+    read(store, 5)
+    store.restored(LATER)
+    store.close()
+    store = open_store(path, "topic", LATER + limits.MAX_STATE_FILE_AGE_MS)
+    assert store.next_offset == 5
+    read(store, 9)
+    store.restored(None)
+    store.close()
+    store = open_store(path, "topic", LATER + limits.MAX_STATE_FILE_AGE_MS)
+    assert store.next_offset == 9
+    store.close()
+    store = open_store(path, "topic", LATER + limits.MAX_STATE_FILE_AGE_MS + 1)
+    assert is_empty(store)
+    store.close()
+
+
+@pytest.mark.parametrize(("bound", "value"), [("STATE_RESTORE_RECORDS", 3), ("STATE_RESTORE_BYTES", 50)])
+def test_what_is_restored_is_stored_many_at_once(
+    monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(limits, bound, value)
+    store = open_store(None, "topic", 0)
+    read(store, 2)
+    assert (store.next_offset, store.read_to) == (0, 2)
+    read(store, 4)
+    assert (store.next_offset, store.read_to) == (4, 4)
+    read(store, 5)
+    store.restored(None)
+    assert (store.next_offset, len(store.items(b"", 9))) == (5, 5)
+    store.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"\xff" * 5_000])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "0.sqlite"
@@ -208,7 +256,7 @@ def test_a_lock_that_the_disk_does_not_know_is_told(tmp_path: Path, monkeypatch:
 
 def test_clear_empties(tmp_path: Path) -> None:
     store = filled(tmp_path / "0.sqlite")
-    store.clear(1_000)
+    store.clear()
     assert is_empty(store)
     store.close()
 
