@@ -28,6 +28,7 @@ def graph_as_text(plan: Plan) -> str:
         Line(_box_of(plan, edge), f"node {node.name}", _port(plan, edge), dashed=_is_cut(plan, edge, node))
         for node in nodes_in_order(plan)
         for edge in _feeds(node)
+        if node.name not in plan.edges[edge].loop
     ]
     said = [f"{number[s.name]}  {s.name}: {s.reason}" for s in plan.stages]
     picture = draw(boxes, lines)
@@ -47,6 +48,8 @@ def _notes(plan: Plan, node: NodePlan) -> Iterator[str]:
             yield f"{label}→ answer"
         for copy in edge.publish:
             yield f"{label}→ {copy.topic}"
+        if edge.loop:
+            yield f"{label}↺ {', '.join(edge.loop)}"
         idle = not edge.publish and not any(name in _feeds(n) for n in nodes_in_order(plan))
         if idle and label and (plan.answer is None or name not in plan.answer.edges):
             yield label.strip()

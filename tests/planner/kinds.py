@@ -126,6 +126,17 @@ class Gather(Base):
         return {"out": next(iter(context.inputs.values()))}
 
 
+@node("test.loop", outputs=("again", "out"))
+class Looping(Base):
+    """Bounds its rounds."""
+
+    loop = "again"
+
+    @staticmethod
+    def contract(settings: Settings, context: ContractContext) -> dict[str, Schema]:
+        return dict.fromkeys(("again", "out"), context.input)
+
+
 class Uses(Settings):
     model: str = ""
     table: str = ""
@@ -186,5 +197,5 @@ class Mute(Base):
 
 
 REGISTRY = Registry.of(
-    Pass, NeedField, SplitPorts, FilterRows, Join, KeyedAnew, Gather, UsesThings, Source, Broken, Mute
+    Pass, NeedField, SplitPorts, FilterRows, Join, KeyedAnew, Gather, Looping, UsesThings, Source, Broken, Mute
 )  # fmt: skip

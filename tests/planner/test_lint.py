@@ -181,6 +181,51 @@ nodes:
     ]
 
 
+def test_loops(tmp_path: Path) -> None:
+    good = """
+inputs: {t: t}
+nodes:
+  a: {use: test.pass, from: [t, b.again]}
+  b: {use: test.loop, from: a}
+"""
+    assert lines(tmp_path / "good", good) == []
+    assert lines(tmp_path / "none", "inputs: {t: t}\nnodes:\n  b: {use: test.loop, from: t}\n") == [
+        ("5:12: 'b.again' leads back to no node before 'b': nothing goes round "
+        "(add 'b.again' to the 'from' of the node where a round begins)"),
+    ]  # fmt: skip
+    assert lines(tmp_path / "alone", good.replace("[t, b.again]", "b.again")) == [
+        ("6:29: nothing enters the loop at node 'a': 'b.again' only comes back to it "
+        "(add the edge that a first round begins with)"),
+    ]  # fmt: skip
+    assert lines(tmp_path / "plain", good.replace("b.again", "b")) == [
+        "6:29: these nodes feed each other in a cycle: a -> b -> a (loop.until makes a loop that ends)",
+        (
+            "7:12: 'b.again' leads back to no node before 'b': nothing goes round "
+            "(add 'b.again' to the 'from' of the node where a round begins)"
+        ),
+    ]
+    other = (
+        good.replace("from: a}", "from: c}")
+        + "  c: {use: test.pass, from: a, out: {id: string, x: float64}}\n"
+    )
+    assert lines(tmp_path / "other", other) == [
+        "6:33: 'b.again' and 't' differ: 'y' only in 't', not in 'b.again' (give both the same fields)",
+    ]
+    off = good.replace("from: a}", "from: a, write: off}")
+    assert lines(tmp_path / "off", off) == [
+        ("7:39: edge 'b.again' of pipeline 'p' is `write: off`, but stage 'a' reads it "
+        "(write it, or keep both nodes in one stage)"),
+    ]  # fmt: skip
+    apart = (
+        good.replace("from: a}", "from: c}")
+        + "  c: {use: test.rekey, from: a, with: {key: id, partitions: 8}}\n"
+    )
+    assert lines(tmp_path / "apart", apart) == [
+        ("6:33: node 'a' merges streams that lie on different partitions: 't' on 4 and 'b.again' on 8 "
+        "(give their topics equal `partitions`, or bring one to the other's by `rekey`)"),
+    ]  # fmt: skip
+
+
 def test_outputs(tmp_path: Path) -> None:
     assert lines(
         tmp_path,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataflow.planner.draw import graph_as_text
+from dataflow.planner.estimate import estimate_writes
 from dataflow.planner.plan import Plan
 from dataflow.planner.rights import Right, rights_of
+from dataflow.planner.serial import plan_from_json, plan_to_json
 from dataflow.registry import Registry
-from tests.planner.kinds import Gather, Join, KeyedAnew, Source
+from tests.planner.kinds import Gather, Join, KeyedAnew, Looping, Source
 from tests.runtime.kit import Scripted, add_one, make_plan, pass_on
 
-ALL = Registry.of(Scripted, add_one, pass_on, KeyedAnew, Gather, Join, Source)
+ALL = Registry.of(Scripted, add_one, pass_on, KeyedAnew, Gather, Join, Looping, Source)
 
 
 def plan_of(folder: Path, text: str, partitions: int = 2, others: str = "") -> Plan:
@@ -127,3 +130,61 @@ nodes:
         others="kind: Topic\nname: others\npartitions: 2\nfields: {n: int64, do: string}\n",
     )
     assert shown(plan) == {"all": (("records", "others"), ("all", "a", "b", "both"))}
+
+
+LOOP = """
+inputs: {records: records}
+answer: {from: [end]}
+nodes:
+  start: {use: test.pass, from: records}
+  body: {use: test.pass, from: [start, end.again]}
+  end: {use: test.loop, from: body}
+  watch: {use: test.pass, from: end.again}
+"""
+
+
+def test_a_loop_comes_back_to_its_own_stage_by_way_of_kafka(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, LOOP)
+    assert shown(plan) == {
+        "start": (("records", "end.again"), ("start", "body", "end")),
+        "watch": (("end.again",), ("watch",)),
+    }
+    main = plan.stages[0]
+    assert (main.leaves, main.answers, main.partitions) == (("end.again",), ("end",), 2)
+    assert plan.edges["end.again"].loop == ("body",)
+    assert [e.name for e in plan.edges.values() if e.loop] == ["end.again"]
+    assert plan_from_json(plan_to_json(plan)) == plan
+    assert "again ↺ body" in graph_as_text(plan)
+    assert estimate_writes(plan).by_edge["body"] == estimate_writes(plan).by_edge["start"]
+
+
+def test_a_loop_over_several_stages(tmp_path: Path) -> None:
+    plan = plan_of(
+        tmp_path,
+        """
+inputs: {records: records}
+answer: {from: [end]}
+nodes:
+  body: {use: test.pass, from: [records, end.again]}
+  far: {use: test.rekey, from: body, with: {key: do}}
+  end: {use: test.loop, from: far}
+""",
+    )
+    assert shown(plan) == {"body": (("records", "end.again"), ("body", "far")), "end": (("far",), ("end",))}
+    assert [s.leaves for s in plan.stages] == [("far",), ("end.again",)]
+
+
+def test_branches_within_a_loop_may_join(tmp_path: Path) -> None:
+    plan = plan_of(
+        tmp_path,
+        """
+inputs: {records: records}
+nodes:
+  body: {use: test.pass, from: [records, end.again]}
+  a: {use: test.pass, from: body}
+  b: {use: test.pass, from: body}
+  both: {use: test.gather, from: {a: a, b: b}}
+  end: {use: test.loop, from: both}
+""",
+    )
+    assert shown(plan) == {"body": (("records", "end.again"), ("body", "a", "b", "both", "end"))}
