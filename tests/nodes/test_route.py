@@ -11,7 +11,8 @@ from dataflow.core.batch import Batch, Encoded
 from dataflow.core.errors import ContractError
 from dataflow.core.outcomes import Out
 from dataflow.core.schema import FieldType, Schema
-from dataflow.sdk import KIND_ATTRIBUTE, NodeKind
+from dataflow.sdk import NodeKind
+from dataflow.sdk.kinds import KIND_ATTRIBUTE
 from dataflow.testing import build_node, contract_of, run_node
 from nodes.route import Route, RouteWhen
 
