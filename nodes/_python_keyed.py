@@ -90,7 +90,7 @@ class KeyedCalls:
             self._clocks = ()
 
     def process(self, batch: Batch, out: Out, port: str, state: KeyedState) -> None:
-        """Call the function for each row; event timers fire between the rows, where the watermark passes them."""
+        """Call the function for each row. A row's time moves the watermark first, and event timers fire that it passes."""
         rows = batch.to_dicts()
         results: list[Any] = [None] * len(rows)
         times = times_ms(batch, self._time) if self._clock is not None else None
@@ -101,11 +101,12 @@ class KeyedCalls:
         made = _Made()
         for index, row in enumerate(batch.rows):
             time_ms = NO_TIME if times is None else times[index]
-            results[index] = self._row(row, rows[index], time_ms, waiting, state)
             if progress is not None and time_ms > progress.latest_ms:
                 progress.latest_ms = time_ms
                 state.advance(min(time_ms, progress.others_ms) - delay_ms)
-            if self._on_timer is not None:
+                put_off += self._pop(state, waiting, made, out, index - 1)
+            results[index] = self._row(row, rows[index], time_ms, waiting, state)
+            if progress is not None:  # it may have set a timer for a time that has passed
                 put_off += self._pop(state, waiting, made, out, index)
         for timer in put_off:
             state.set_timer(timer.key, timer.name, timer.at_ms, "event")
@@ -159,6 +160,8 @@ class KeyedCalls:
     def _pop(self, state: KeyedState, waiting: set[bytes], made: _Made, out: Out, after: int) -> list[Timer]:
         """Fire the event timers that are due; gives those put off: a record of their key waits for its retry."""
         put_off: list[Timer] = []
+        if self._on_timer is None:
+            return put_off
         for _ in range(MAX_FIRED_AT_ONCE):
             timer = state.pop_event_timer()
             if timer is None:

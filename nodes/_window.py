@@ -211,10 +211,6 @@ class WindowNode:
             if key is None or time_ms == NO_TIME:
                 refused.append(index)
                 continue
-            try:
-                (taken if panes.take(index, key, time_ms, mark, row.id) else late).append(index)
-            except Exception as error:  # noqa: BLE001  (a user's aggregate: anything may come)
-                failed[index] = error
             if time_ms > latest:
                 latest = time_ms
                 reached = min(time_ms, others) - delay
@@ -222,7 +218,11 @@ class WindowNode:
                     mark = reached
                     if mark >= panes.due_ms:
                         state.advance(mark)
-                        self._pop(panes, state, index)
+                        self._pop(panes, state, index - 1)
+            try:
+                (taken if panes.take(index, key, time_ms, mark, row.id) else late).append(index)
+            except Exception as error:  # noqa: BLE001  (a user's aggregate: anything may come)
+                failed[index] = error
         if clock is not None and progress is not None:
             state.advance(mark)
             progress.latest_ms = latest

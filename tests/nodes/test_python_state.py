@@ -504,6 +504,26 @@ class TestEventTime:
         node.give(timed(("b", 1, 15)))
         assert [(made.key, made.fields["y"]) for made in node.made] == [(b"a", 2)]
 
+    def test_a_row_moves_the_watermark_before_it_is_run(self, run: Run) -> None:
+        node = run(SILENCE, TIMED)
+        node.give(timed(("a", 1, 0), ("a", 1, 5), ("a", 1, 100), ("a", 1, 101), ("a", 1, 111)))
+        assert [made["y"] for made in node.out] == [2, 2]
+
+    def test_a_timer_for_a_time_that_has_passed_fires_at_once(self, run: Run) -> None:
+        node = run(
+            """
+            class f:
+                def process(self, row: dict, context: KeyedContext) -> Row:
+                    context.timer.at_event_time(context.event_time_ms - 5_000)
+                    return {"y": row["x"]}
+                def on_timer(self, timer: Timer, context: KeyedContext) -> Row:
+                    return {"y": -timer.at_ms}
+            """,
+            TIMED,
+        )
+        node.give(timed(("a", 1, 10), ("a", 2, 20)))
+        assert [made["y"] for made in node.out] == [1, -5_000, 2, -15_000]
+
     def test_the_watermark_waits_for_records_out_of_order(self, run: Run) -> None:
         node = run(SILENCE, TIMED, given={"delay": "3s"})
         node.give(timed(("a", 1, 0), ("b", 1, 12), ("a", 1, 1), ("b", 1, 13)))
