@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from dataflow.sdk import (
     ContractContext,
     ContractError,
     DataflowError,
+    Duration,
     Expression,
     Field,
     FieldType,
@@ -68,6 +70,17 @@ class Lookup(Settings):
     by: dict[str, str | int | bool] = Setting(
         min_length=1, description="For each of the table's fields to match: an expression over the input."
     )
+    as_of: dict[str, str] = Setting(
+        default_factory=dict,
+        description=(
+            "One of the table's timestamp fields, and an expression over the input that gives a time: of the rows that match "
+            "`by`, the one that is latest there and not after that time is taken."
+        ),
+    )
+    max_age: Duration | None = Setting(
+        default=None,
+        description="With `as_of`: a row that is older than this at that time is as if it were not there.",
+    )
     on_missing: Literal["null", "drop", "fail", "default"] = Setting(
         default="null",
         description=(
@@ -103,12 +116,17 @@ class JoinLookup:
     The table is loaded to its end before the first record and follows its topic afterwards: a record meets the
     newest row there is when it is processed. Every worker holds all of it. Of several rows that match, the newest
     counts; a file's rows are in order. Keys match when they are equal; null matches nothing.
+
+    With `as_of` time counts instead: a table with a row for each hour gives each record the row of its own hour, or of the
+    last hour before that has one, however much later the record is processed.
     """
 
     def __init__(self, settings: Lookup, context: NodeContext) -> None:
         self._settings = settings
         self._context = context
         self._by = _expressions(settings, context.input)
+        self._as_of = _as_of(settings, context.input)
+        self._time_at = -1
         self._find: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _not_open
         self._added: list[tuple[int, str, FieldType]] = []
         self._fill: tuple[Any, ...] | None = None
@@ -125,6 +143,7 @@ class JoinLookup:
         except DataflowError as error:
             raise ContractError(error.message, path=("with", "table"), hint=error.hint) from None
         _check_keys(settings, table, context.input)
+        _check_as_of(settings, table, context.input)
         added = _added_fields(settings, table, context.input)
         _defaults(settings, table)
         return {"out": Schema((*context.input.fields, *added.values()))}
@@ -135,15 +154,18 @@ class JoinLookup:
         added = _added_fields(self._settings, table.schema, self._context.input)
         names = table.schema.names
         self._added = [(names.index(name), field.name, field.type) for name, field in added.items()]
-        self._find = table.index(list(self._by))
+        self._find = table.index(list(self._by), next(iter(self._as_of), ""))
+        self._time_at = names.index(next(iter(self._as_of))) if self._as_of else -1
         if self._settings.on_missing in {"null", "default"}:
             defaults = _defaults(self._settings, table.schema)
             self._fill = tuple(defaults.get(name) for name in names)
 
     def process(self, batch: Batch, out: Out, port: str = "in") -> None:
         del port
-        keys = zip(*(to_list(key.evaluate(batch)) for key in self._by.values()), strict=True)
-        found = list(map(self._find, keys))
+        given = [to_list(key.evaluate(batch)) for key in (*self._by.values(), *self._as_of.values())]
+        found = list(map(self._find, zip(*given, strict=True)))
+        if self._settings.max_age is not None:
+            found = self._young(found, given[-1], timedelta(milliseconds=self._settings.max_age))
         if None not in found:
             out.emit({**batch.columns, **self._columns(found)})
             return
@@ -156,6 +178,13 @@ class JoinLookup:
         if len(rows):
             kept = {name: column[rows] for name, column in batch.columns.items()}
             out.emit({**kept, **self._columns([row for row in found if row is not None])}, rows=rows)
+
+    def _young(self, found: list[Any], times: list[Any], most: timedelta) -> list[Any]:
+        at = self._time_at
+        return [
+            None if row is None or time - row[at] > most else row
+            for row, time in zip(found, times, strict=True)
+        ]
 
     def _columns(self, found: list[Any]) -> dict[str, Column]:
         """The added columns of rows that are all there."""
@@ -194,6 +223,32 @@ def _check_keys(settings: Lookup, table: Schema, schema: Schema) -> None:
                 path=path,
                 hint="make both the same, e.g. with int(...) or string(...)",
             )
+
+
+def _as_of(settings: Lookup, schema: Schema) -> dict[str, Expression]:
+    return {n: expression(text, schema, ("with", "as_of", n)) for n, text in settings.as_of.items()}
+
+
+def _check_as_of(settings: Lookup, table: Schema, schema: Schema) -> None:
+    if settings.max_age is not None and not settings.as_of:
+        raise ContractError(
+            "max_age: has no effect without as_of", path=("with", "max_age"), hint="as_of: {FIELD: TIME}"
+        )
+    if len(settings.as_of) > 1:
+        raise ContractError("as_of: takes one field", path=("with", "as_of"), hint="the others go under by")
+    for name, time in _as_of(settings, schema).items():
+        path = ("with", "as_of", name)
+        if name not in table:
+            raise ContractError(
+                f"as_of: no field '{name}' in {settings.table}", path=path, hint=nearest(name, table.names)
+            )
+        for what, kind in ((f"'{time.text}'", time.type), (f"{name} in {settings.table}", table[name].type)):
+            if kind.kind != "timestamp" or kind.shape:
+                raise ContractError(
+                    f"as_of: {what} is {kind.describe()}",
+                    path=path,
+                    hint="times are compared: both are timestamps",
+                )
 
 
 def _comparable(mine: FieldType, theirs: FieldType) -> bool:

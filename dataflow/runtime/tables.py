@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -37,7 +38,7 @@ class BroadcastTable:
         self._name = name
         self._max_bytes = max_bytes
         self._rows: dict[bytes, Values] = {}
-        self._indices: dict[tuple[str, ...], _Index] = {}
+        self._indices: dict[tuple[tuple[str, ...], str], _Index | _TimeIndex] = {}
         self.size_bytes = 0
 
     @property
@@ -74,19 +75,23 @@ class BroadcastTable:
         for index in self._indices.values():
             index.remove(key, before)
 
-    def index(self, fields: Sequence[str]) -> Callable[[Values], Values | None]:
-        """See `sdk.Table.index`. A row with null in one of `fields` is never found.
+    def index(self, fields: Sequence[str], as_of: str = "") -> Callable[[Values], Values | None]:
+        """See `sdk.Table.index`. A row with null in one of the fields is never found.
 
         Raises ContractError for an unknown field and for lists, records and tensors, which cannot be compared.
         """
         names = tuple(fields)
-        found = self._indices.get(names)
+        found = self._indices.get((names, as_of))
         if found is None:
-            found = _Index(self._positions(names), self._rows)
+            positions = self._positions(names)
+            if as_of:
+                found = _TimeIndex(positions, self._positions((as_of,))[0], self._rows)
+            else:
+                found = _Index(positions, self._rows)
             for key, values in self._rows.items():
                 found.add(key, values)
-            self.size_bytes += _Index.cost(len(names)) * len(self._rows)
-            self._indices[names] = found
+            self.size_bytes += found.cost(len(names)) * len(self._rows)
+            self._indices[names, as_of] = found
         return found.find
 
     def _positions(self, names: Sequence[str]) -> list[int]:
@@ -105,7 +110,7 @@ class BroadcastTable:
         return [self._schema.names.index(name) for name in names]
 
     def _cost(self, key: bytes, values: Values) -> int:
-        indices = sum(_Index.cost(len(names)) for names in self._indices)
+        indices = sum(index.cost(len(names)) for (names, _), index in self._indices.items())
         return (
             _ENTRY_BYTES + sys.getsizeof(key) + sys.getsizeof(values) + sum(map(_bytes_of, values)) + indices
         )
@@ -163,6 +168,51 @@ class _Index:
                 self._keys[values] = next(iter(held))
         elif held == key:
             del self._keys[values]
+
+
+class _TimeIndex:
+    """Values of some fields -> the rows that have them, by time; of equal times the newest row is last."""
+
+    def __init__(self, positions: Sequence[int], time: int, rows: dict[bytes, Values]) -> None:
+        self._pick = itemgetter(*positions) if len(positions) > 1 else _single(positions[0])
+        self._time = time
+        self._rows = rows
+        self._found: dict[Values, tuple[list[Any], list[bytes]]] = {}
+
+    @staticmethod
+    def cost(fields: int) -> int:
+        return _Index.cost(fields) + 16
+
+    def find(self, values: Values) -> Values | None:
+        *same, time = values
+        found = self._found.get(tuple(same))
+        if found is None or time is None:
+            return None
+        times, keys = found
+        place = bisect_right(times, time)
+        return self._rows[keys[place - 1]] if place else None
+
+    def add(self, key: bytes, row: Values) -> None:
+        values, time = self._pick(row), row[self._time]
+        if time is None or None in values:
+            return
+        times, keys = self._found.setdefault(values, ([], []))
+        place = bisect_right(times, time)  # rows come by time: nearly always the end
+        times.insert(place, time)
+        keys.insert(place, key)
+
+    def remove(self, key: bytes, row: Values) -> None:
+        values, time = self._pick(row), row[self._time]
+        found = self._found.get(values)
+        if found is None or time is None:
+            return
+        times, keys = found
+        for place in range(bisect_left(times, time), bisect_right(times, time)):
+            if keys[place] == key:
+                del times[place], keys[place]
+                break
+        if not times:
+            del self._found[values]
 
 
 def _single(position: int) -> Callable[[Values], Values]:

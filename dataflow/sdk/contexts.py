@@ -50,11 +50,15 @@ class Table(Protocol):
     @property
     def schema(self) -> Schema: ...
 
-    def index(self, fields: Sequence[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...] | None]:
+    def index(
+        self, fields: Sequence[str], as_of: str = ""
+    ) -> Callable[[tuple[Any, ...]], tuple[Any, ...] | None]:
         """A function from the values of `fields` (in that order) to the row's values in schema order, or None.
 
         Call once in `open`; the function stays current. A value is compared as the column's Python scalar
-        (datetime for timestamps, str, int, ...); of several rows with equal values the newest is found.
+        (datetime for timestamps, str, int, ...); of several rows with equal values the newest is found. With `as_of`, a
+        field, the last value given is a time: of the rows with equal values the one that is latest there and not after it
+        is found.
         """
         ...
 

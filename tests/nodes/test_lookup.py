@@ -193,6 +193,50 @@ class TestRows:
         )  # fmt: skip
         assert result.out == [{"t": BUILT, "v": 3}]
 
+    def test_the_row_of_its_time(self) -> None:
+        schema = Schema.of(place="string", hour="timestamp", rain="int32")
+        table = BroadcastTable(schema)
+        hours = [(3, 30), (1, 10), (2, 20)]
+        for hour, rain in hours:
+            table.upsert(str(hour).encode(), ("oslo", datetime(2026, 1, 5, hour), rain))  # noqa: DTZ001
+        asked = [
+            ("oslo", 0, 59),
+            ("oslo", 1, 0),
+            ("oslo", 2, 59),
+            ("oslo", 3, 1),
+            ("oslo", 9, 0),
+            ("rome", 2, 0),
+        ]
+        records = [{"at": place, "t": datetime(2026, 1, 5, hour, minute)} for place, hour, minute in asked]  # noqa: DTZ001
+        given = {"table": "w", "by": {"place": "at"}, "as_of": {"hour": "t"}, "select": ["rain"]}
+        for more, rains in (
+            ({}, [None, 10, 20, 30, 30, None]),
+            ({"max_age": "2h"}, [None, 10, 20, 30, None, None]),
+        ):
+            result = run_node(
+                JoinLookup, Schema.of(at="string", t="timestamp"), records, {**given, **more},
+                topics=lambda _: schema, tables=lambda _: table,
+            )  # fmt: skip
+            assert [row["rain"] for row in result.out] == rains
+
+    @pytest.mark.parametrize(
+        ("settings", "path", "message"),
+        [
+            ({"as_of": {"bilt": "t"}}, ("with", "as_of", "bilt"), "no field 'bilt' in planes"),
+            ({"as_of": {"built": "year"}}, ("with", "as_of", "built"), "'year' is int32"),
+            ({"as_of": {"seats": "t"}}, ("with", "as_of", "seats"), "seats in planes is int32"),
+            ({"max_age": "2h"}, ("with", "max_age"), "has no effect without as_of"),
+            ({"as_of": {"built": "t", "seats": "t"}}, ("with", "as_of"), "takes one field"),
+        ],
+    )
+    def test_times_that_do_not_compare(
+        self, settings: dict[str, Any], path: tuple[Any, ...], message: str
+    ) -> None:
+        schema = Schema.of(tail="string", year="int32", t="timestamp")
+        with pytest.raises(ContractError, match=message) as caught:
+            contract(settings, schema)
+        assert caught.value.path == path
+
     def test_a_row_that_comes_later_is_seen(self) -> None:
         table = table_of()
         node = build_node(

@@ -27,6 +27,7 @@ class TableMachine(RuleBasedStateMachine):
         self.table = BroadcastTable(SCHEMA)
         self.rows: dict[bytes, tuple[Any, ...]] = {}  # in order of their last upsert
         self.indices: dict[tuple[str, ...], Any] = {}
+        self.by_time: dict[tuple[str, ...], Any] = {}  # c is the time
 
     @rule(
         key=st.integers(0, 5), a=st.integers(0, 2), b=st.sampled_from([None, "x", "y"]), c=st.integers(0, 9)
@@ -47,6 +48,28 @@ class TableMachine(RuleBasedStateMachine):
     def index(self, fields: tuple[str, ...]) -> None:
         self.indices[fields] = self.table.index(fields)
 
+    @rule(fields=st.sampled_from([("a",), ("b",), ("a", "b")]))
+    def index_by_time(self, fields: tuple[str, ...]) -> None:
+        self.by_time[fields] = self.table.index(fields, "c")
+
+    @invariant()
+    def finds_the_last_before_a_time(self) -> None:
+        for fields, find in self.by_time.items():
+            positions = [SCHEMA.names.index(f) for f in fields]
+            for values in {tuple(row[p] for p in positions) for row in self.rows.values()}:
+                for time in (-1, 0, 4, 9):
+                    alive = [
+                        r
+                        for r in self.rows.values()
+                        if tuple(r[p] for p in positions) == values and r[2] <= time
+                    ]
+                    latest = max((r[2] for r in alive), default=None)
+                    expected = (
+                        [r for r in alive if r[2] == latest][-1] if alive and None not in values else None
+                    )
+                    assert find((*values, time)) == expected
+                assert find((*values, None)) is None
+
     @invariant()
     def finds_the_newest(self) -> None:
         for fields, find in self.indices.items():
@@ -63,6 +86,8 @@ class TableMachine(RuleBasedStateMachine):
         again = BroadcastTable(SCHEMA)
         for fields in self.indices:
             again.index(fields)
+        for fields in self.by_time:
+            again.index(fields, "c")
         for key, row in self.rows.items():
             again.upsert(key, row)
         assert self.table.size_bytes == again.size_bytes
