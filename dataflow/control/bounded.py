@@ -190,32 +190,50 @@ def await_end(fabric: Fabric, plan: Plan, worker: Worker, rows: int, on_progress
 
     `rows` is how many were fed, for `on_progress`. Raises DataflowError if a stage fails.
     """
-    for stage in _in_order(plan):
-        topics = [t for e in stage.reads for t in plan.edges[e].topics]
-        targets = ends_of(fabric, topics)
-        first = fabric.admin().offsets(list(targets), EARLIEST)
-        size = sum(targets.values()) - sum(first.values())
-        fed = any(not plan.edges[e].node for e in stage.reads)
-        last, since = -1, time.monotonic()
-        while True:
-            for thread in worker.stages.values():
-                if thread.metrics.state in {"failed", "restarting"}:
-                    raise DataflowError(f"stage '{thread.metrics.stage}' failed: {thread.metrics.error}")
-            committed = {**first, **fabric.admin().group_offsets(stage.group, list(targets))}
-            left = {p: max(end - committed[p], 0) for p, end in targets.items()}
-            done = size - sum(left.values())
-            if fed:
-                on_progress("processed", min(done, rows), rows)
-            if not any(left.values()):
-                break
-            if done != last:
-                last, since = done, time.monotonic()
-            elif time.monotonic() - since > _STALL_S:
-                if _nothing_left(fabric, {p: committed[p] for p, n in left.items() if n}, targets):
+    for group in _in_order(plan):
+        read = {e for stage in group for e in stage.reads if plan.edges[e].loop}
+        loops = [t for e in read for t in plan.edges[e].topics]
+        for drained in (None, *group):
+            if drained is not None:
+                _drain(worker.stages[plan.pipeline, drained.name], drained)
+            if drained is not None and not loops:
+                continue
+            while True:
+                before = ends_of(fabric, loops)
+                for stage in group:
+                    _await_stage(fabric, plan, stage, worker, rows, on_progress)
+                # Nothing came round while all that was there was committed: nothing is on its way any more.
+                if ends_of(fabric, loops) == before:
                     break
-                since = time.monotonic()
-            time.sleep(_POLL_S)  # the broker has no "tell me when": committed offsets are asked for again
-        _drain(worker.stages[plan.pipeline, stage.name], stage)
+
+
+def _await_stage(
+    fabric: Fabric, plan: Plan, stage: StagePlan, worker: Worker, rows: int, on_progress: OnProgress
+) -> None:
+    """Wait until a stage has committed all that is there for it now."""
+    targets = ends_of(fabric, [t for e in stage.reads for t in plan.edges[e].topics])
+    first = fabric.admin().offsets(list(targets), EARLIEST)
+    size = sum(targets.values()) - sum(first.values())
+    fed = any(not plan.edges[e].node for e in stage.reads)
+    last, since = -1, time.monotonic()
+    while True:
+        for thread in worker.stages.values():
+            if thread.metrics.state in {"failed", "restarting"}:
+                raise DataflowError(f"stage '{thread.metrics.stage}' failed: {thread.metrics.error}")
+        committed = {**first, **fabric.admin().group_offsets(stage.group, list(targets))}
+        left = {p: max(end - committed[p], 0) for p, end in targets.items()}
+        done = size - sum(left.values())
+        if fed:
+            on_progress("processed", min(done, rows), rows)
+        if not any(left.values()):
+            return
+        if done != last:
+            last, since = done, time.monotonic()
+        elif time.monotonic() - since > _STALL_S:
+            if _nothing_left(fabric, {p: committed[p] for p, n in left.items() if n}, targets):
+                return
+            since = time.monotonic()
+        time.sleep(_POLL_S)  # the broker has no "tell me when": committed offsets are asked for again
 
 
 def _drain(thread: StageThread, stage: StagePlan) -> None:
@@ -235,16 +253,33 @@ def _nothing_left(fabric: Fabric, committed: Mapping[Position, int], targets: Ma
     return next(read_messages(fabric, committed, ends), None) is None
 
 
-def _in_order(plan: Plan) -> list[StagePlan]:
-    """Stages that read, each after those that write what it reads."""
+def _in_order(plan: Plan) -> list[list[StagePlan]]:
+    """Stages that read, each after those that write what it reads; the stages that a loop leads through are together."""
     waiting = [s for s in plan.stages if s.reads]
     ordered: list[StagePlan] = []
     while waiting:
         unwritten = {e for s in waiting for n in s.nodes for e in plan.nodes[n].outputs.values()}
-        ready = [s for s in waiting if not unwritten.intersection(s.reads)] or waiting[:1]
+        ready = [
+            s
+            for s in waiting
+            if not any(e in unwritten and not set(plan.edges[e].loop).intersection(s.nodes) for e in s.reads)
+        ] or waiting[:1]
         ordered += ready
         waiting = [s for s in waiting if s not in ready]
-    return ordered
+    place = {node: index for index, stage in enumerate(ordered) for node in stage.nodes}
+    inside = {
+        index
+        for edge in plan.edges.values()
+        if edge.loop
+        for index in range(min(place[n] for n in edge.loop) + 1, place[edge.node] + 1)
+    }
+    groups: list[list[StagePlan]] = []
+    for index, stage in enumerate(ordered):
+        if index in inside:
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return groups
 
 
 # ---------------------------------------------------------------- answers

@@ -7,18 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from dataflow.core import limits
 from dataflow.core.errors import DataflowError, OffsetOutOfRangeError, TopicGoneError, TransportError
 from dataflow.observe.metrics import StageMetrics
 from dataflow.planner.plan import Plan, StagePlan
+from dataflow.runtime.agent import Agent
 from dataflow.runtime.feeder import Feeder
 from dataflow.runtime.stage import StageLoop
 from dataflow.runtime.workshop import Workshop
 from dataflow.transport.api import EARLIEST, LATEST
 
 log = logging.getLogger("dataflow.worker")
+
+Looping: TypeAlias = StageLoop | Feeder | Agent
 
 RESTART_BACKOFF_S: Final = 1.0
 RESTART_BACKOFF_MAX_S: Final = 30.0
@@ -34,10 +37,10 @@ class StageThread:
     An offset out of range or a topic that is gone or anew stops the stage for good: records would be skipped in silence.
     """
 
-    def __init__(self, make: Callable[[], StageLoop | Feeder], metrics: StageMetrics) -> None:
+    def __init__(self, make: Callable[[], Looping], metrics: StageMetrics) -> None:
         self._make = make
         self.metrics = metrics
-        self._loop: StageLoop | Feeder | None = None
+        self._loop: Looping | None = None
         self._stopping = threading.Event()
         self._final = False
         self._thread = threading.Thread(
@@ -125,9 +128,11 @@ class Worker:
             for stage in plan.stages
         }
 
-    def _make(self, plan: Plan, stage: StagePlan) -> StageLoop | Feeder:
+    def _make(self, plan: Plan, stage: StagePlan) -> Looping:
         if stage.source:
             return Feeder(partial(self._shop.build, plan, stage), self._shop.fabric, plan, stage)
+        if stage.outside:
+            return Agent(self._shop, plan, stage)
         return StageLoop(partial(self._shop.build, plan, stage), self._shop.fabric)
 
     def start(self) -> None:
@@ -188,8 +193,9 @@ def lag_of(shop: Workshop, plan: Plan, stage: StagePlan) -> int:
     admin = shop.fabric.admin()
     topics = [t for e in stage.reads for t in plan.edges[e].topics]
     positions = [(t, n) for t in topics for n in range(plan.topics[t].partitions)]
-    ends = admin.offsets(positions, LATEST)
+    # Ends after commits: what a stage sends round to itself between the two would else be in neither.
     committed = admin.group_offsets(stage.group, positions)
     missing = [p for p in positions if p not in committed]
     starts = {**admin.offsets(missing, EARLIEST), **committed}
+    ends = admin.offsets(positions, LATEST)
     return sum(max(ends[p] - starts.get(p, 0), 0) for p in positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataflow.codecs import codec_for
 from dataflow.codecs.keys import encode_key
 from dataflow.codecs.values import coerce_records, to_jsonable
 from dataflow.control.assemble import assemble
+from dataflow.control.bounded import Source, run_files
 from dataflow.control.connect import BOOTSTRAP_VARIABLE
 from dataflow.control.deploy import deploy
 from dataflow.core import headers, ids
@@ -314,3 +316,61 @@ def test_a_pipeline_is_attached_to_the_middle_of_a_running_one_without_touching_
 def running(worker: Worker) -> list[tuple[int, str, str]]:
     """Each stage's loop by identity, with its state and its last error: as long as it is not started anew, the same."""
     return [(id(s._loop), s.metrics.state, s.metrics.error) for s in worker.stages.values()]
+
+
+LOOP = """
+kind: Topic
+name: {name}.numbers
+key: name
+partitions: 2
+fields: {{name: string, n: int64, left: int64}}
+---
+kind: Pipeline
+name: {name}
+delivery: {delivery}
+inputs: {{number: {name}.numbers}}
+answer: {{from: [end.done, end.exhausted], input: number}}
+deadline: 30s
+nodes:
+  less: {{use: transform.select, from: [number, end.again], with: {{set: {{left: left - 1}}}}}}
+  far: {{use: transform.select, from: less, isolate: true}}
+  end: {{use: loop.until, from: far, with: {{until: left <= 0, max_visits: 6}}}}
+"""
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_records_go_round_through_several_stages_and_callers_wait_for_their_way_out(
+    tmp_path: Path, kafka: KafkaFabric, unique: str, delivery: str
+) -> None:
+    flow = Flow(tmp_path, kafka, LOOP.format(name=unique, delivery=delivery))
+    plan = flow.plans[unique]
+    given: list[dict[str, Any]] = [{"name": f"k{n % 5}", "n": n, "left": n % 9} for n in range(90)]
+    flow.write(f"{unique}.numbers", plan.edges["number"], given)
+    with flow.working():
+        flow.ask(plan, {"name": "caller", "n": 1000, "left": 4}, f"{unique}-done")
+        flow.ask(plan, {"name": "caller", "n": 1001, "left": 40}, f"{unique}-exhausted")
+        done, exhausted = (flow.reply(f"{unique}-{name}") for name in ("done", "exhausted"))
+        ended = [plan.edges["end.done"], plan.edges["end.exhausted"]]
+        wait_for(lambda: sum(map(flow.count, ended)) == 92, "all to leave the loop")
+    assert (done[headers.STATUS], done[headers.EDGE]) == (b"ok", b"end.done")
+    assert (exhausted[headers.STATUS], exhausted[headers.EDGE]) == (b"ok", b"end.exhausted")
+    found = {r["n"]: r["left"] for edge in ended for r in flow.records(edge)}
+    wanted = {r["n"]: r["left"] - min(max(r["left"], 1), 6) for r in given}
+    assert found == {**wanted, 1000: 0, 1001: 34}
+    rounds = [
+        (header(m, headers.ID), header(m, headers.VISITS)) for m in flow.messages(f"{unique}.end.again")
+    ]
+    assert len(set(rounds)) == len(rounds) == sum(min(max(r["left"], 1), 6) - 1 for r in given) + 3 + 5
+
+
+def test_a_bounded_run_ends_when_nothing_goes_round_any_more(
+    tmp_path: Path, kafka: KafkaFabric, unique: str
+) -> None:
+    flow = Flow(tmp_path, kafka, LOOP.format(name=unique, delivery="at_least_once"))
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(f'{{"name": "k{n}", "n": {n}, "left": {n % 8}}}\n' for n in range(40)))
+    shop = Workshop(flow.folder, flow.registry, kafka)
+    report = run_files(shop, flow.plans[unique], {"number": Source(str(source))}, {}, str(out))
+    assert report.good
+    assert (report.rows, report.out) == (40, 40)
+    assert sorted(json.loads(line)["n"] for line in out.read_text().splitlines()) == list(range(40))
