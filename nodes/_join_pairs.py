@@ -38,7 +38,7 @@ class Window:
     """When records belong together: a record of another side lies from `before_ms` before one of side 0 to `after_ms` after.
 
     Of more than two sides all others must lie so around the one of side 0. `partial`: results with sides missing are
-    wanted of side 0, `alone`: of the others too.
+    wanted of side 0, `alone`: of the others too. `once`: one result for each record of side 0, with the latest of the others.
     """
 
     sides: int
@@ -47,6 +47,7 @@ class Window:
     clock: TimerClock
     partial: bool = False
     alone: bool = False
+    once: bool = False
 
     def over_ms(self, held: Held) -> int:
         """When no match can come to it any more, in time of the window's clock."""
@@ -60,6 +61,15 @@ class Window:
         """Whether all that it could belong to is over."""
         reach_ms = self.after_ms if side == 0 else self.before_ms + self.after_ms
         return time_ms + reach_ms + 1 <= mark_ms
+
+    def takes(self, first: Held, other: Held) -> bool:
+        """Whether a record that comes now may be in a result of one of side 0 that waits."""
+        return self.holds(first, other) and not (self.once and first.matched)
+
+    def chosen(self, first: Held, waiting: Sequence[Held]) -> list[Held]:
+        """Those of a side that a record of side 0 is matched with."""
+        found = [one for one in waiting if self.holds(first, one)]
+        return found[-1:] if self.once else found
 
     def holds(self, first: Held, other: Held) -> bool:
         return first.time_ms - self.before_ms <= other.time_ms <= first.time_ms + self.after_ms
@@ -82,7 +92,7 @@ class Pairs:
             return None
         others = [self._waiting(key, n) if n != side else [] for n in range(self._window.sides)]
         matches: list[Match] = []
-        for first in [held] if side == 0 else [f for f in others[0] if self._window.holds(f, held)]:
+        for first in [held] if side == 0 else [f for f in others[0] if self._window.takes(f, held)]:
             for match in self._around(first, others, held):
                 matches.append(match)
                 if len(matches) > MAX_MATCHES:
@@ -113,7 +123,7 @@ class Pairs:
         others = [self._waiting(timer.key, n) if n else [] for n in range(window.sides)]
         found: list[Sequence[Held | None]] = [[held]]
         for waiting in others[1:]:
-            found.append([one for one in waiting if window.holds(held, one)] or [None])
+            found.append(window.chosen(held, waiting) or [None])
         matches: list[Match] = []
         for match in product(*found):
             matches.append(match)
@@ -131,7 +141,7 @@ class Pairs:
             if number == new.side:
                 sides.append([new])
             else:
-                sides.append([one for one in others[number] if self._window.holds(first, one)])
+                sides.append(self._window.chosen(first, others[number]))
         return product(*sides)
 
     def _waiting(self, key: bytes, side: int) -> list[Held]:

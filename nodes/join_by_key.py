@@ -93,6 +93,13 @@ class JoinOfKeys(FieldsOfSides, EventTimeSettings):
         default=None,
         description="How long after a record of the first side one of another may lie. Default: 0.",
     )
+    match: Literal["all", "one"] = Setting(
+        default="all",
+        description=(
+            "`all`: a result for each combination of records in the window. `one`: one result for each record of the first "
+            "side, as soon as all others have one, with the latest of them in event time."
+        ),
+    )
     times: dict[str, str] = Setting(
         default={}, description="For a side, its event-time field, where it is not called as `time` says."
     )
@@ -377,4 +384,5 @@ def _window(settings: JoinOfKeys, sides: int, *, event: bool) -> Window:
         "event" if event else "processing",
         partial=settings.how != "inner",
         alone=settings.how == "outer",
+        once=settings.match == "one",
     )

@@ -165,6 +165,27 @@ def test_three_sides_are_complete_when_the_last_is_there() -> None:
         assert joined.out[1]["without"] == ["t"]
 
 
+def test_one_result_for_each_with_the_latest_of_the_others() -> None:
+    with run(within="10s", how="left", match="one") as joined:
+        joined.give([right(7, 0), right(8, 4), right(9, 2)], "r")
+        joined.give([left(1, 5), left(2, 20)], "l")
+        assert pairs(joined) == [(1, 8)]
+        joined.give([right(10, 6), right(11, 25), right(12, 26)], "r")
+        assert pairs(joined) == [(1, 8), (2, 11)]
+        joined.give([left(3, 100)], "l")
+        joined.drain()
+        assert pairs(joined) == [(1, 8), (2, 11), (3, None)]
+
+
+def test_one_result_with_the_sides_that_are_there_when_its_time_is_over() -> None:
+    inputs = {"l": LEFT, "r": RIGHT, "t": THIRD}
+    with KeyedRun(JoinByKey, inputs, {"within": "10s", "how": "left", "match": "one"}) as joined:
+        joined.give([left(1, 5)], "l")
+        joined.give([right(7, 5), right(8, 9), right(9, 7)], "r")
+        joined.drain()
+        assert [(m["n"], m["m"], m["k"]) for m in joined.out] == [(1, 8, None)]
+
+
 def test_a_silent_side_is_not_waited_for_beyond_its_idle_timeout() -> None:
     with run(within="10s", how="left", idle_timeout="30s") as joined:
         joined.give([left(1, 0)], "l")
