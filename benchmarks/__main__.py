@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import click
 
-from benchmarks import guarantees, memory, onnx_model, passthrough, sync_plain
+from benchmarks import guarantees, join, memory, onnx_model, passthrough, state, sync_plain
 from benchmarks.cluster import Cluster, started
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
 
@@ -24,6 +24,8 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "onnx": onnx_model.run,
     "memory": memory.run,
     "guarantees": guarantees.run,
+    "state": state.run,
+    "join": join.run,
 }
 
 

@@ -105,10 +105,10 @@ def measure(cluster: Cluster, process: Process, group: str, sink: str, records: 
     content = cluster.read(sink)
     if content.records != records:
         raise BenchmarkError(f"{process.name}: {content.records} of {records} records in '{sink}'")
-    return _numbers(content, seen)
+    return numbers_of(content, seen)
 
 
-def _numbers(content: Content, seen: list[Progress]) -> dict[str, Any]:
+def numbers_of(content: Content, seen: list[Progress]) -> dict[str, Any]:
     """Rate by the outputs' times; CPU of the process per record, from the first commit seen to the last."""
     first = next(p for p in seen if p.committed)
     last = seen[-1]
