@@ -40,6 +40,7 @@ ERROR_OFFSET: Final = "df-error-offset"
 ERROR_TIME: Final = "df-error-time"  # Unix time in ms
 ERROR_VERSION: Final = "df-error-version"  # pipeline@plan-version that could not process it
 REDRIVE_ID: Final = "df-redrive-of"  # on a redriven record: topic/partition/offset of its dead letter
+SOURCE: Final = "df-source"  # on records of an agent: topic/partition/offset of what it processed, and which of its outputs
 RUN: Final = "df-run"  # on records of `dataflow run`: run/input/row that they come from
 
 # Headers the engine writes anew on every hop; all others travel on with the record.

@@ -214,6 +214,7 @@ def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | N
         leaves=tuple(leaves),
         on_answer_path=path and answer is not None,
         source=resolved.nodes[members[0]].kind.source,
+        outside=resolved.nodes[members[0]].kind.outside,
         changelog=f"{STATE_PREFIX}{resolved.spec.name}.{name}"
         if any(map(resolved.keeps_state, members))
         else "",
@@ -224,6 +225,8 @@ def _reason(stages: Stages, name: str) -> str:
     resolved = stages.resolved
     if resolved.nodes[name].kind.source:
         return "it feeds the pipeline from outside Kafka"
+    if resolved.nodes[name].kind.outside:
+        return "a process of its own does the work"
     if resolved.spec.nodes[name].isolate:
         return f"node '{name}' is declared `isolate: true`"
     if name not in stages.on_path:

@@ -29,8 +29,12 @@ def loop_of(kind: NodeKind) -> str:
     return str(getattr(kind.target, "loop", ""))
 
 
-def cut_of(placed: Repartition, *, open_to_others: bool, loop: Sequence[str] = ()) -> str:
+def cut_of(
+    placed: Repartition, *, open_to_others: bool, outside: bool = False, loop: Sequence[str] = ()
+) -> str:
     """Why an edge of a node is always read from Kafka; "" where it need not be."""
+    if outside:
+        return "a process outside writes it"
     if loop:
         return f"it leads back to {', '.join(loop)}"
     if placed.key:

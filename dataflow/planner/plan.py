@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 from dataflow.core.limits import MAX_ATTEMPTS, MAX_RECORD_BYTES, RETRY_BACKOFF_MAX_MS, RETRY_BACKOFF_MS
 from dataflow.core.schema import Schema
 
+# The edge on which stages say of records that they will not come: no node's, and nobody's to name.
+CONTROL: Final = "~control"
 DEAD_LETTERS: Final = "dataflow.dead-letters"
 PLANS: Final = "dataflow.plans"
 SCHEMAS: Final = "dataflow.schemas"
@@ -31,7 +33,7 @@ Delivery = Literal["at_least_once", "exactly_once"]
 class TopicPlan:
     """A topic as it should be. `config` holds Kafka's own topic settings; `role` says why it exists.
 
-    role: input | upstream (another pipeline's, never changed by this one) | edge | requests | output | table | changelog | dead-letters | plans | schemas | replies
+    role: input | upstream (another pipeline's, never changed by this one) | edge | requests | output | table | changelog | control | dead-letters | plans | schemas | replies
     """
 
     name: str
@@ -100,6 +102,8 @@ class NodePlan:
     """One node. `inputs` maps each input port to the edges that feed it, `outputs` each output port to its edge.
 
     failed   records that failed for good go out on the port of that name, which is among `outputs`
+    apart    for a join whose sides come of different stages: by edge on the ways to it, its sides included, what the
+             records come from there (see `ClosePlan.source`); () where they begin. {} for any other node
     """
 
     name: str
@@ -113,6 +117,19 @@ class NodePlan:
     models: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     failed: bool = False
+    apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, order=True)
+class ClosePlan:
+    """Of a record that a stage takes from `source` and does not write on `edge`, it says so on the control topic.
+
+    source   an edge that it fetches, or `join_source` of a join whose sides come of different stages
+    edge     an edge of the stage; the source itself for one that a join here reads: a record may not reach the join
+    """
+
+    source: str
+    edge: str
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,10 @@ class StagePlan:
     answers  edges of this stage whose records answer a caller
     leaves   edges read by other stages on the path to an answer: a request that went there is not over here
     source   its only node feeds the stage from outside Kafka and reads nothing
+    outside  its only node is a process of its own, the member of the group; the stage starts it and looks after it
     changelog  the topic that holds the state of its keyed nodes; "" for a stage without
+    closes   what it says to joins of other stages, and to its own
+    hears    it reads what stages say so, beside what it `reads`
     """
 
     name: str
@@ -139,6 +159,9 @@ class StagePlan:
     on_answer_path: bool = False
     source: bool = False
     changelog: str = ""
+    outside: bool = False
+    closes: tuple[ClosePlan, ...] = ()
+    hears: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,11 +215,22 @@ class Plan:
     models: Mapping[str, ModelPlan]
     answer: AnswerPlan | None
     code_digest: str = ""
+    control: EdgePlan | None = None
 
     @property
     def origin(self) -> str:
         """The part of header df-origin before the node."""
         return f"{self.pipeline}@{self.version}"
+
+    def fetched(self, stage: StagePlan) -> tuple[EdgePlan, ...]:
+        """The edges that a stage has from Kafka, what stages say to its joins included."""
+        heard = (self.control,) if stage.hears and self.control is not None else ()
+        return (*(self.edges[name] for name in stage.reads), *heard)
+
+
+def join_source(node: str) -> str:
+    """How a join whose sides come of different stages is named among the sources of records."""
+    return f"~{node}"
 
 
 def transactional_id(stage: StagePlan, partition: int) -> str:

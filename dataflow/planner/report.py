@@ -112,6 +112,8 @@ def _stage(plan: Plan, stage: StagePlan) -> Iterator[tuple[str, str]]:
         yield "group", stage.group
         yield "tasks", str(stage.partitions)
         yield "reads", ", ".join(stage.reads)
+    if stage.outside:
+        yield "as", "a process of its own, started anew when it ends"
     yield "runs", ", ".join(f"{name} ({plan.nodes[name].kind})" for name in stage.nodes)
     written = [e.name for e in edges_in_order(plan) if e.node in stage.nodes and (e.write or e.publish)]
     yield "writes", ", ".join(written) or "nothing"

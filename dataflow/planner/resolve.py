@@ -320,8 +320,10 @@ class _Resolving:
         for port, name in names.items():
             encoding = placed.encoding or default_encoding(found[port], placed.key)
             self._edges[name] = ResolvedEdge(
-                name, found[port], self._spec.edges.codec, partitions, placed.key, encoding, node.name, port,
-                cut=cut_of(placed, open_to_others=node.spec.open, loop=self._loops.back.get(name, ())),
+                name, found[port], node.kind.codec or self._spec.edges.codec, partitions, placed.key, encoding, node.name, port,
+                cut=cut_of(
+                    placed, open_to_others=node.spec.open, outside=node.kind.outside, loop=self._loops.back.get(name, ())
+                ),
                 open=node.spec.open, loop=self._loops.back.get(name, ()),
             )  # fmt: skip
         return ResolvedNode(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from dataflow.planner.apart import apart_faults, control_faults, wait_faults
 from dataflow.planner.resolved import Resolved
 from dataflow.spec import Fault
 from dataflow.spec.problems import YamlPath
@@ -20,11 +21,13 @@ class Stages:
     """Nodes by stage. `stage_of` maps each node to the first node of its stage, which gives the stage its name.
 
     on_path   nodes that a waiting caller (else: an output, else: anybody) depends on
+    apart     nodes that gather, whose sides come of different stages: they have them all from Kafka
     """
 
     resolved: Resolved
     stage_of: Mapping[str, str]
     on_path: frozenset[str]
+    apart: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,7 +41,12 @@ class Stages:
         """Whether the node's stage has the edge from Kafka, not from its own memory."""
         found = self.resolved.edges[edge]
         producer = found.producer
-        return producer is None or bool(found.cut) or self.stage_of[producer] != self.stage_of[node]
+        elsewhere = producer is None or self.stage_of[producer] != self.stage_of[node]
+        return elsewhere or bool(found.cut) or node in self.apart
+
+    def keeps_state(self, node: str) -> bool:
+        """Whether a node has state in its task."""
+        return node in self.apart or self.resolved.keeps_state(node)
 
     def reads(self, stage: str) -> tuple[str, ...]:
         """The edges that a stage fetches from Kafka."""
@@ -49,27 +57,47 @@ class Stages:
 def cut_into_stages(resolved: Resolved) -> Stages:
     """The stages of a pipeline without problems."""
     on_path = _on_path(resolved)
-    depth = _depths(resolved)
+    stages = _cut(resolved, on_path, frozenset())
+    while found := next((n for n in resolved.nodes if _is_torn(stages, n)), None):
+        # What reads a join of its own stage may be torn by that: upstream ones first, until there are no more.
+        stages = _cut(resolved, on_path, stages.apart | {found})
+    return stages
+
+
+def _cut(resolved: Resolved, on_path: set[str], apart: frozenset[str]) -> Stages:
+    depth = _depths(resolved, apart)
     groups = _Groups(resolved.nodes)
-    nodes = resolved.spec.nodes
     for node in resolved.nodes:
         for edge in resolved.read_by(node):
             found = resolved.edges[edge]
             producer = found.producer
             if producer is None:
-                if node in on_path and not nodes[node].isolate:
+                if node in on_path - apart and not _alone(resolved, node):
                     # All that an answer needs of one input is read once, by one stage.
                     for other in resolved.nodes:
-                        together = other in on_path and not nodes[other].isolate
+                        together = other in on_path - apart and not _alone(resolved, other)
                         if together and depth[other] == depth[node] and edge in resolved.read_by(other):
                             groups.join(other, node)
             elif (
                 not found.cut
+                and node not in apart
                 and depth[producer] == depth[node]
                 and _fusible(resolved, producer, node, on_path)
             ):
                 groups.join(producer, node)
-    return Stages(resolved, {n: groups.find(n) for n in resolved.nodes}, frozenset(on_path))
+    return Stages(resolved, {n: groups.find(n) for n in resolved.nodes}, frozenset(on_path), apart)
+
+
+def _is_torn(stages: Stages, node: str) -> bool:
+    """Whether a node that gathers has sides of different stages, and it is not known yet."""
+    found = stages.resolved.nodes[node]
+    if node in stages.apart or not found.kind.gathers:
+        return False
+    ways = {
+        frozenset(e for edge in edges for e in _fetched_before(stages, node, edge))
+        for edges in found.inputs.values()
+    }
+    return len(ways) > 1
 
 
 def _on_path(resolved: Resolved) -> set[str]:
@@ -88,20 +116,24 @@ def _on_path(resolved: Resolved) -> set[str]:
     return found
 
 
-def _depths(resolved: Resolved) -> dict[str, int]:
+def _depths(resolved: Resolved, apart: frozenset[str]) -> dict[str, int]:
     """How many cuts lie at most between an input and each node; the way back of a loop does not count."""
     depth: dict[str, int] = {}
     for node in resolved.nodes:  # each after those that feed it, but for loops
         found = [resolved.edges[e] for e in resolved.read_by(node)]
-        before = [depth[e.producer] + bool(e.cut) for e in found if e.producer in depth]
+        before = [depth[e.producer] + (bool(e.cut) or node in apart) for e in found if e.producer in depth]
         depth[node] = max(before, default=0)
     return depth
 
 
 def _fusible(resolved: Resolved, producer: str, consumer: str, on_path: set[str]) -> bool:
-    nodes = resolved.spec.nodes
-    apart = nodes[producer].isolate or nodes[consumer].isolate or resolved.nodes[producer].kind.source
+    apart = _alone(resolved, producer) or _alone(resolved, consumer) or resolved.nodes[producer].kind.source
     return not apart and (producer in on_path) == (consumer in on_path)
+
+
+def _alone(resolved: Resolved, node: str) -> bool:
+    """Whether a node is a stage by itself."""
+    return resolved.spec.nodes[node].isolate or resolved.nodes[node].kind.outside
 
 
 class _Groups:
@@ -128,9 +160,14 @@ def stage_faults(stages: Stages) -> Iterator[Fault]:
     """Why a pipeline cannot run as it is cut, each at the declaration that would have to change."""
     yield from _unwritten_faults(stages)
     for node in stages.resolved.nodes:
-        if stages.resolved.nodes[node].kind.gathers:
-            yield from _side_faults(stages, node)
+        if node in stages.apart:
+            yield from apart_faults(stages, node)
+        elif stages.resolved.nodes[node].kind.gathers:
+            yield from wait_faults(stages, node)
+        if stages.resolved.nodes[node].kind.outside:
+            yield from _outside_faults(stages, node)
         yield from _merge_faults(stages.resolved, node)
+    yield from control_faults(stages)
     for stage in stages.names:
         yield from _task_faults(stages, stage)
 
@@ -150,20 +187,26 @@ def _unwritten_faults(stages: Stages) -> Iterator[Fault]:
             yield Fault(("nodes", producer, "write"), message, "write it, or keep both nodes in one stage")
 
 
-def _side_faults(stages: Stages, node: str) -> Iterator[Fault]:
-    """A node that gathers does so within one fetched batch: each of its sides must come of the same streams."""
-    ways = {
-        port: frozenset(e for edge in edges for e in _fetched_before(stages, node, edge))
-        for port, edges in stages.resolved.nodes[node].inputs.items()
-    }
-    if len(set(ways.values())) > 1:
-        shown = ", ".join(sorted(frozenset().union(*ways.values())))
-        yield Fault(
-            ("nodes", node, "from"),
-            f"node '{node}' of pipeline '{stages.resolved.spec.name}' gathers the branches of one record, but its sides "
-            f"come of different streams: {shown}",
-            "let them branch off one edge, all in one stage (no `isolate` in between)",
-        )
+def _outside_faults(stages: Stages, node: str) -> Iterator[Fault]:
+    """A process outside knows one codec, no transactions and no callers, and its records are all in Kafka."""
+    resolved = stages.resolved
+    spec, kind = resolved.spec, resolved.nodes[node].kind
+    for edge in resolved.read_by(node):
+        codec = resolved.edges[edge].codec
+        if codec != kind.codec:
+            yield Fault(
+                ("nodes", node, "from"),
+                f"'{kind.name}' reads {kind.codec}, and '{edge}' is {codec}",
+                f"codec: {kind.codec} on the topic, or `edges: {{codec: {kind.codec}}}`",
+            )
+    if spec.delivery == "exactly_once":
+        message = f"node '{node}' ({kind.name}) is a process outside, which can do no more than at least once"
+        yield Fault(("delivery",), message, "at_least_once; or a pipeline of its own for what is behind it")
+    if spec.answer is not None and node in stages.on_path:
+        message = f"a caller would wait for node '{node}' ({kind.name}), which answers nobody"
+        yield Fault(("answer",), message, "answer from an edge that does not come of it")
+    if spec.nodes[node].write == "off":
+        yield Fault(("nodes", node, "write"), f"'{kind.name}' writes its records itself", "leave it out")
 
 
 def _fetched_before(stages: Stages, node: str, edge: str) -> frozenset[str]:
@@ -221,7 +264,7 @@ def _feed_path(resolved: Resolved, node: str, port: str, index: int) -> YamlPath
 def _task_faults(stages: Stages, stage: str) -> Iterator[Fault]:
     """Exactly once, and with state, a task owns one partition number of all that its stage reads: equal counts."""
     exactly_once = stages.resolved.spec.delivery == "exactly_once"
-    keyed = [n for n in stages.members(stage) if stages.resolved.keeps_state(n)]
+    keyed = [n for n in stages.members(stage) if stages.keeps_state(n)]
     if not (exactly_once or keyed):
         return
     counts = {edge: stages.resolved.edges[edge].partitions for edge in stages.reads(stage)}

@@ -24,7 +24,8 @@ from typing import Any
 
 from dataflow.codecs.base import Codec, Decoded
 from dataflow.codecs.values import coerce_columns, coerce_records, conform
-from dataflow.core import ids
+from dataflow.core import headers, ids
+from dataflow.core.agents import AgentPlace
 from dataflow.core.batch import Batch, Row, concatenate, pack_row, to_list, unpack_row
 from dataflow.core.durations import Duration, Wait
 from dataflow.core.errors import (
@@ -56,14 +57,69 @@ from dataflow.state.api import BEFORE_ALL_MS, KeyedState, Timer, TimerClock
 from dataflow.state.user import KeyedContext
 
 __all__ = [
-    "BEFORE_ALL_MS", "BEHIND", "CONSUMED", "MAX_ASYNC_CALLS", "Batch", "CallContext", "Codec", "CodecError",
-    "Column", "ContractContext", "ContractError", "DataflowError", "Decoded", "Drop", "Duration",
-    "Expression", "Fail", "Field", "FieldType", "KeyedContext", "KeyedState", "Lease", "ModelError",
-    "ModelInfo", "Node", "NodeClass", "NodeContext", "NodeError", "NodeKind", "NotKnownYetError", "Out",
-    "Retry", "Row", "Schema", "Settings", "Sides", "Table", "Tensor", "Timer", "TimerClock", "UserCallable",
-    "Wait", "codec_of", "coerce_columns", "coerce_records", "column_of", "columns_of", "concatenate",
-    "conform", "empty_column", "ids", "load_callable", "nearest", "node", "pack_row", "parse_expression",
-    "signature_of", "table_of", "to_list", "unpack_row", "visits_of",
+    "BEFORE_ALL_MS",
+    "BEHIND",
+    "CONSUMED",
+    "MAX_ASYNC_CALLS",
+    "AgentPlace",
+    "Batch",
+    "CallContext",
+    "Codec",
+    "CodecError",
+    "Column",
+    "ContractContext",
+    "ContractError",
+    "DataflowError",
+    "Decoded",
+    "Drop",
+    "Duration",
+    "Expression",
+    "Fail",
+    "Field",
+    "FieldType",
+    "KeyedContext",
+    "KeyedState",
+    "Lease",
+    "ModelError",
+    "ModelInfo",
+    "Node",
+    "NodeClass",
+    "NodeContext",
+    "NodeError",
+    "NodeKind",
+    "NotKnownYetError",
+    "Out",
+    "Retry",
+    "Row",
+    "Schema",
+    "Settings",
+    "Sides",
+    "Table",
+    "Tensor",
+    "Timer",
+    "TimerClock",
+    "UserCallable",
+    "Wait",
+    "codec_of",
+    "coerce_columns",
+    "coerce_records",
+    "column_of",
+    "columns_of",
+    "concatenate",
+    "conform",
+    "empty_column",
+    "headers",
+    "ids",
+    "load_callable",
+    "nearest",
+    "node",
+    "pack_row",
+    "parse_expression",
+    "signature_of",
+    "table_of",
+    "to_list",
+    "unpack_row",
+    "visits_of",
 ]  # fmt: skip
 
 

@@ -68,6 +68,10 @@ class NodeClass(Protocol):
                                  fetched records (rows of equal `Row.source`) when everything upstream of it in the
                                  stage is over for them. Whatever is not there by then, retries included, was dropped,
                                  failed or sent another way
+    apart                        class attribute, True for a gathering node that needs, for the result of a record, what
+                                 has that record's id and no more: its sides may come of different stages. The engine
+                                 then keeps what came first, and calls `gather` when the last is there, will not come, or
+                                 the `wait` of its settings (ms or None) is over
     repartition(settings)        staticmethod: (key fields, encoding, partitions): the node's records are keyed anew, and
                                  what comes next reads them from Kafka; "" and 0 leave encoding and partitions to the engine
     loop                         class attribute: the output port that may lead back to an earlier node. The kind bounds
@@ -83,6 +87,11 @@ class NodeClass(Protocol):
                                  bounded run have ended
     remembers                    class attribute, True for a node that is not keyed and yet gives what depends on records
                                  before (a window in memory): a replay says that it began without them
+    outside                      class attribute, True for a node whose work is done by a process of its own, which reads
+                                 the node's inputs from Kafka, as one member of a group, and writes its edge itself, at
+                                 least once. In place of `process` it has ``command(place: AgentPlace) -> Sequence[str]``:
+                                 what to run; `place` comes as one line of JSON on its standard input, whose end means stop
+    codec                        class attribute: how an `outside` node's records are written, in and out
     """
 
     def __init__(self, settings: Any, context: NodeContext) -> None: ...
@@ -112,6 +121,21 @@ class NodeKind:
     def gathers(self) -> bool:
         """Whether it takes all its inputs at once (see `NodeClass`)."""
         return bool(getattr(self.target, "gathers", False))
+
+    @property
+    def apart(self) -> bool:
+        """Whether its sides may come of different stages (see `NodeClass`)."""
+        return self.gathers and bool(getattr(self.target, "apart", False))
+
+    @property
+    def outside(self) -> bool:
+        """Whether a process of its own does the work (see `NodeClass`)."""
+        return bool(getattr(self.target, "outside", False))
+
+    @property
+    def codec(self) -> str:
+        """The only codec that an `outside` node reads and writes; "" for any other."""
+        return str(getattr(self.target, "codec", ""))
 
     def keyed_for(self, settings: Settings, folder: Path) -> bool:
         """Whether it keeps state by record key under these settings. `folder` is the pipeline's; user code is read."""

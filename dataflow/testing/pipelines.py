@@ -103,7 +103,7 @@ class PipelineRun:
                 )
             self._write(table.topic, table.schema, table.codec, table.key, "", records, f"table '{name}'")
         for stage in self.plan.stages:
-            if not stage.source:
+            if not (stage.source or stage.outside):
                 loop = StageLoop(partial(self.shop.build, self.plan, stage), self.fabric, self.clock)
                 loop.open(self._stack)
                 self._loops.append(loop)

@@ -77,6 +77,12 @@ class KafkaFabric:
         self._lock = threading.Lock()
         self._group_settings: dict[str, Any] | None = None
 
+    @property
+    def security(self) -> dict[str, str]:
+        """What another process needs to speak to this cluster, in librdkafka's names. Secrets among it."""
+        names = ("security.", "sasl.", "ssl.")
+        return {k: str(v) for k, v in self._settings.items() if k.startswith(names)}
+
     def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> KafkaProducer:
         linger = {"linger.ms": 0} if latency_first else {"linger.ms": 5, "compression.type": "lz4"}
         flight = _SINGLE_FLIGHT if single_flight else {}
