@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dataflow.core import limits
 from dataflow.state.api import BEFORE_ALL_MS, KeyedState, Timer, TimerClock
-from dataflow.state.store import open_store
+from dataflow.state.store import Store, open_store
 from dataflow.state.task_state import TaskState
 
 NODES = ("a", "ab")
@@ -85,7 +85,7 @@ class StateMachine(RuleBasedStateMachine):
         # So small that a few entries meet every bound.
         for name, value in (
             ("STATE_SAVE_ENTRIES", 4), ("STATE_TIMERS_AHEAD", 2), ("MAX_STATE_TIMERS_HELD", 3),
-            ("MAX_STATE_CACHE_BYTES", 1_500), ("MAX_STATE_EXPIRED", 2), ("STATE_SAVE_INTERVAL_MS", 2_000),
+            ("MAX_STATE_CACHE_BYTES", 1_500), ("MAX_STATE_EXPIRED", 2), ("STATE_SAVE_INTERVAL_MS", 2_000), ("STATE_RESTORE_RECORDS", 2),
         ):  # fmt: skip
             self.patch.setattr(limits, name, value)
         self.folder = tempfile.TemporaryDirectory()
@@ -96,16 +96,23 @@ class StateMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        path = Path(self.folder.name) / "0.sqlite" if self.in_file else None
-        self.state = self.make(open_store(path, "topic", self.now_ms), "changelog", 0)
+        self.state = self.make(self.open(), "changelog", 0)
         assert self.state.checkpoint <= self.end
-        records = [r for r in self.log if r[0] >= self.state.checkpoint]
-        for at in range(0, len(records), 3):
-            part = records[at : at + 3]
-            self.state.restore(part, part[-1][0] + 1)
+        self.read()
         self.state.begin(self.now_ms)
         for node in NODES:
             self.of(node)
+
+    def open(self) -> Store:
+        path = Path(self.folder.name) / "0.sqlite" if self.in_file else None
+        return open_store(path, "topic", self.now_ms)
+
+    def read(self, parts: int = -1) -> None:
+        """The changelog from the checkpoint on, or so many parts of it."""
+        records = [r for r in self.log if r[0] >= self.state.checkpoint]
+        for at in range(0, len(records), 3)[: parts if parts >= 0 else None]:
+            part = records[at : at + 3]
+            self.state.restore(part, part[-1][0] + 1)
 
     def of(self, node: str) -> KeyedState:
         return self.state.node_state(node)
@@ -193,7 +200,9 @@ class StateMachine(RuleBasedStateMachine):
         self.committed = copy.deepcopy(self.settled)
         return bool(changes)
 
-    @rule(how=st.sampled_from(("stop", "crash", "after_changelog", "lost_file", "discard")))
+    @rule(
+        how=st.sampled_from(("stop", "crash", "after_changelog", "lost_file", "while_restoring", "discard"))
+    )
     def restart(self, how: str) -> None:
         """The end of a process that never comes to a commit, or comes half way; or of its work alone."""
         if how == "after_changelog":
@@ -207,6 +216,10 @@ class StateMachine(RuleBasedStateMachine):
         if how == "lost_file":
             for file in Path(self.folder.name).iterdir():
                 file.unlink()
+        if how == "while_restoring":
+            self.state = self.make(self.open(), "changelog", 0)
+            self.read(1)
+            self.state.close()
         self.settled = copy.deepcopy(self.committed)
         self.running = copy.deepcopy(self.committed)
         if how != "discard":
