@@ -102,7 +102,7 @@ def start_pipelines(stage: Stage, stack: ExitStack, files: dict[str, Any]) -> No
     )
     stage.run("produce", "weather.hourly", str(files["weather"]), show=3)
     stage.run("produce", "planes", str(files["planes"]), show=3)
-    arguments = ["up", "--port", "0", "--no-reload"]
+    arguments = ["up", PIPELINE, "digits", "--port", "0", "--no-reload"]
     stage.command(*arguments)
     running = stack.enter_context(child([str(COMMAND), *arguments], stage.environment()))
     said = stage.serving = Output(running)

@@ -108,10 +108,14 @@ def show_build() -> Callable[[str, str], None]:
 
 
 class Reloader:
-    """Takes changes of the project's files over; a version with errors is shown and the last good one kept."""
+    """Takes changes of the project's files over; a version with errors is shown and the last good one kept.
 
-    def __init__(self, folder: Path, fabric: KafkaFabric, running: Host) -> None:
+    `pipelines` are those to run; none: all that the files declare.
+    """
+
+    def __init__(self, folder: Path, pipelines: tuple[str, ...], fabric: KafkaFabric, running: Host) -> None:
         self._folder = folder
+        self._pipelines = pipelines
         self._fabric = fabric
         self._running = running
 
@@ -132,7 +136,9 @@ class Reloader:
 
         try:
             there = partial(read_plans, self._fabric)
-            assembled = assemble(self._folder, environ=os.environ, on_build=show_build(), deployed=there)
+            assembled = assemble(
+                self._folder, self._pipelines, environ=os.environ, on_build=show_build(), deployed=there
+            )
             # Before anything changes: what lints may still not start, e.g. for an import that fails.
             trial = replace(self._running.shop, registry=assembled.registry, metrics=Metrics())
             for plan in assembled.plans:

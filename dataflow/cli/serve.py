@@ -37,6 +37,7 @@ FOLLOW_INTERVAL_S: Final = 2.0
 
 
 @click.command()
+@click.argument("pipelines", nargs=-1)
 @project_option
 @bootstrap_option
 @click.option(
@@ -50,6 +51,7 @@ FOLLOW_INTERVAL_S: Final = 2.0
     "--alter-topics", is_flag=True, help="Change the settings of existing topics to those declared."
 )
 def up(
+    pipelines: tuple[str, ...],
     project: Path,
     bootstrap: str,
     host: str | None,
@@ -59,14 +61,14 @@ def up(
     reload: bool,
     alter_topics: bool,
 ) -> None:
-    """Run everything declared here: broker, workers and HTTP door. Ctrl-C drains."""
+    """Run everything declared here, or these PIPELINES: broker, workers and HTTP door. Ctrl-C drains."""
     from dataflow.control.assemble import assemble, deployed_plans
     from dataflow.control.host import Host
 
     few_arenas()
     _log_to_stderr()
     there = partial(deployed_plans, project, bootstrap, os.environ)
-    assembled = assemble(project, environ=os.environ, on_build=show_build(), deployed=there)
+    assembled = assemble(project, pipelines, environ=os.environ, on_build=show_build(), deployed=there)
     for problem in assembled.warnings:
         warn(str(problem))
     with ExitStack() as stack:
@@ -85,7 +87,7 @@ def up(
         running.run(assembled.plans)
         # The door opens on stages that run: nobody's first request waits for a group to form.
         running.await_ready(START_TIMEOUT_S)
-        reloader = Reloader(project, fabric, running) if reload else None
+        reloader = Reloader(project, pipelines, fabric, running) if reload else None
         _serve(running, door, fabric.bootstrap, stop, reloader)
     console().print("stopped")
 
