@@ -61,7 +61,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "kind": _KIND,
         "name": "Name of the pipeline; its topics and groups begin with it.",
         "doc": _DOC,
-        "inputs": "Topics that are read, each under a name for this pipeline.",
+        "inputs": "Topics, or edges of other pipelines as `PIPELINE.EDGE`, each under a name for this pipeline.",
         "outputs": "Edges whose records are copied to topics of others: topic to edge.",
         "answer": "Which edges answer a waiting caller. Default: nobody waits.",
         "delivery": "What a crash may do: run records again, or not even show that.",
@@ -73,7 +73,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "NodeSpec": {
         "use": "The node's kind.",
         "doc": _DOC,
-        "from": "The edges that feed it; by input port where it has several.",
+        "from": "The edges that feed it, of other pipelines too (`PIPELINE.EDGE`); by input port where it has several.",
         "with": "The kind's own settings.",
         "out": "The fields that it makes, where its code does not say them.",
         "keep": "Fields of the input that stay beside them. Default: as the kind does.",
