@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import confluent_kafka as ck
@@ -78,13 +78,14 @@ class KafkaConsumer:
         # Where an end was reached beyond the last record: transaction markers and compacted records take offsets too.
         self._ends: dict[Position, int] = {}
         self._new_ends: dict[Position, int] = {}
+        self._raised: BaseException | None = None
 
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         self._topics = tuple(topics)
 
         def assigned(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
             rebalance.starting(_positions(partitions))
-            committed = consumer.committed(partitions, timeout=ADMIN_TIMEOUT_S) if partitions else []
+            committed = self._committed(partitions) if partitions else []
             start = ck.OFFSET_BEGINNING if self._start == EARLIEST else ck.OFFSET_END
             for partition in committed:
                 if partition.error is not None:  # taken for "none committed", everything would run again
@@ -105,7 +106,27 @@ class KafkaConsumer:
             self._forget(partitions)
             consumer.incremental_unassign(partitions)
 
-        self.client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+        told = {"on_assign": assigned, "on_revoke": revoked, "on_lost": lost}
+        self.client.subscribe(list(topics), **{name: self._kept(call) for name, call in told.items()})
+
+    def _kept(self, call: Callable[[ck.Consumer, list[ck.TopicPartition]], None]) -> Callable[..., None]:
+        """A callback whose exception is raised by `poll` or `close`, and not by the client within them.
+
+        What its `close` makes of one is no exception: Python can neither log nor chain it.
+        """
+
+        def kept(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+            try:
+                call(consumer, partitions)
+            except BaseException as error:  # noqa: BLE001 - see above
+                self._raised = self._raised or error
+
+        return kept
+
+    def _raise_kept(self) -> None:
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
 
     def _forget(self, partitions: Iterable[ck.TopicPartition]) -> None:
         for position in _positions(partitions):
@@ -123,12 +144,14 @@ class KafkaConsumer:
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
         # `consume(n, timeout)` waits for n messages or the whole timeout; poll + drain has no such wait.
         first = self.client.poll(timeout_s)
+        self._raise_kept()
         if first is None:
             return ()
         messages = [first]
         if max_records > 1:
             self._gone.clear()
             messages += self.client.consume(max_records - 1, 0)
+            self._raise_kept()
             if self._gone:
                 messages = self._without_gone(messages)
         if any(m.error() is not None for m in messages):
@@ -199,8 +222,14 @@ class KafkaConsumer:
                 self._refused[position] = max(partition.offset, self._refused.get(position, -1))
 
     def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
-        found = self.client.committed([ck.TopicPartition(*p) for p in positions], timeout=ADMIN_TIMEOUT_S)
+        found = self._committed([ck.TopicPartition(*p) for p in positions])
         return {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in found}
+
+    def _committed(self, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
+        try:
+            return list(self.client.committed(partitions, timeout=ADMIN_TIMEOUT_S))
+        except ck.KafkaException as error:
+            raise translated(error.args[0], "asking the group's offsets") from error
 
     def position(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self.client.position([ck.TopicPartition(*p) for p in positions])
@@ -217,6 +246,7 @@ class KafkaConsumer:
 
     def close(self) -> None:
         self.client.close()
+        self._raise_kept()
 
 
 def _positions(partitions: Iterable[ck.TopicPartition]) -> list[Position]:

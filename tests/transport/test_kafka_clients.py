@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import confluent_kafka as ck
@@ -59,6 +60,8 @@ class Client:
     def incremental_assign(self, partitions: list[ck.TopicPartition]) -> None: ...
 
     def incremental_unassign(self, partitions: list[ck.TopicPartition]) -> None: ...
+
+    def close(self) -> None: ...
 
     def seek(self, partition: ck.TopicPartition) -> None:
         self.seeks.append(((partition.topic, partition.partition), partition.offset))
@@ -133,8 +136,26 @@ def test_a_partition_that_went_and_came_back_in_one_call_is_read_again(consumer:
 def test_an_unknown_committed_offset_is_not_taken_for_none(consumer: KafkaConsumer) -> None:
     failed: Any = Failed(A, -1001, ck.KafkaError.UNSTABLE_OFFSET_COMMIT)
     consumer.client.stored = {A: failed}
+    consumer.client.callbacks["on_assign"](consumer.client, [part(A)])
     with pytest.raises(TransportError, match="asking the offset"):
-        consumer.client.callbacks["on_assign"](consumer.client, [part(A)])
+        consumer.poll(1, 0)
+
+
+@pytest.mark.parametrize("name", ["on_assign", "on_revoke", "on_lost"])
+def test_what_a_rebalance_raises_is_raised_once_and_not_by_the_client(
+    consumer: KafkaConsumer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, positions: Sequence[Position]) -> None:
+        raise ValueError(positions)
+
+    for told in ("starting", "revoked", "lost"):
+        monkeypatch.setattr(Owner, told, refuse)
+    callback = partial(consumer.client.callbacks[name], consumer.client, [part(A)])
+    for after in (partial(consumer.poll, 1, 0), consumer.close):
+        callback()
+        with pytest.raises(ValueError, match="'t', 0"):
+            after()
+        after()
 
 
 def test_a_refused_commit_goes_along_with_the_next(consumer: KafkaConsumer) -> None:
