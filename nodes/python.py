@@ -134,6 +134,11 @@ class TransformPython(PythonNode):
     *A class* is made once (`arguments` go to its constructor), with `open` and `close` if it has them and `process`
     or `__call__` as the function.
 
+    *State and timers*: a row-wise function or class whose parameter `context` is annotated `KeyedContext` has
+    `context.state` (values, maps and lists of the record's key) and `context.timer`; `on_timer(timer, context)`, a method
+    or the setting, is called when one fires. A row that raises undoes its changes (`Drop` keeps them). Rows run one after
+    another, an async function's too. How to: docs/how-to/keep-state.md.
+
     Fields come from `out:`, else from the return annotation (a TypedDict, dataclass or NamedTuple). What is returned
     is checked: a missing or unknown field, a wrong type or shape fails the row.
     """
