@@ -14,6 +14,7 @@ from dataflow.sdk import (
     Column,
     ContractContext,
     ContractError,
+    Duration,
     Field,
     FieldType,
     NodeContext,
@@ -76,6 +77,12 @@ tests:
 """
 
 
+_WAIT = (
+    "Where the sides come of different stages: how long what is there waits for what is not. Default: as long as the caller; "
+    "where nobody waits, for a day. A side that drops or fails the record is known at once, whatever this is."
+)
+
+
 class JoinOfSides(FieldsOfSides):
     """Which sides a record needs, and what each gives to the result."""
 
@@ -90,6 +97,7 @@ class JoinOfSides(FieldsOfSides):
         default=[],
         description="With `outer`: sides that a record must be on. Lacking one it is dropped, with the reason `no SIDE`.",
     )
+    wait: Duration | None = Setting(default=None, description=_WAIT)
     missing: str | None = Setting(
         default=None,
         description="With `outer`: the name of a field, list<string>, that names the sides which lacked the record.",
@@ -102,7 +110,8 @@ class JoinById:
 
     `from` names the sides, in order: `from: {a: EDGE, b: EDGE}`. All must branch off one stream. A join has no window:
     it runs when all upstream of it is over for the records at hand, retries included, so what is missing then was
-    dropped, failed, expired or sent another way, and will not come.
+    dropped, failed, expired or sent another way, and will not come. Where sides come of different stages, what is there is
+    kept as state until the others have come or are known not to, or the time to `wait` is over.
 
     The result has the record's id, key and headers, and the fields of all sides in the order of `from`. Two sides that
     both have a field must say what it is to be called, by `select` or `prefix`. With `outer` the fields of sides that
@@ -111,6 +120,7 @@ class JoinById:
     """
 
     gathers = True
+    apart = True
 
     def __init__(self, settings: JoinOfSides, context: NodeContext) -> None:
         self._settings = settings
@@ -218,6 +228,7 @@ class JoinOfAny(Settings):
     select: list[str] | None = Setting(
         default=None, description="The fields to take, which all sides have. Default: all."
     )
+    wait: Duration | None = Setting(default=None, description=_WAIT)
     side: str | None = Setting(
         default=None, description="The name of a field, string, that names the side which won."
     )
@@ -228,12 +239,14 @@ class JoinAny:
     """Take each record from the first of the sides that has it, once.
 
     `from` names the sides in the order in which they are preferred. All must branch off one stream, and have the same
-    fields (or those under `select`). Like `join.by_id` it waits for nothing but what is under way upstream of it, so
-    the winner follows from the declared order, never from which was faster. The records of the other sides end here.
+    fields (or those under `select`). Like `join.by_id` it waits for nothing but what is under way upstream of it (across
+    stages: for no longer than `wait`), so the winner follows from the declared order, never from which was faster. The
+    records of the other sides end here.
     A side that has several records of one id gives the first of them.
     """
 
     gathers = True
+    apart = True
 
     def __init__(self, settings: JoinOfAny, context: NodeContext) -> None:
         self._side = settings.side

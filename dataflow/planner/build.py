@@ -9,6 +9,7 @@ from typing import Final
 from dataflow.core import limits
 from dataflow.core.errors import PlanError
 from dataflow.planner import plan as plans
+from dataflow.planner.apart import closed_by, control_edge, ways_of
 from dataflow.planner.plan import (
     AnswerPlan,
     EdgePlan,
@@ -25,7 +26,7 @@ from dataflow.planner.resolved import Resolved, ResolvedEdge, ResolvedNode
 from dataflow.planner.serial import digest
 from dataflow.planner.stages import Stages, cut_into_stages, stage_faults
 from dataflow.planner.tables import ResolvedTable
-from dataflow.spec import PipelineSpec, TopicSpec
+from dataflow.spec import TopicSpec
 from dataflow.spec.documents import EdgesSpec
 from dataflow.spec.loader import Project
 
@@ -46,8 +47,10 @@ def build_plan(
     tables = {n: _table(t, topics) for n, t in resolved.tables.items()}
     answer = _answer(resolved)
     edges = _edges(resolved, topics, answer)
-    nodes = {n.name: _node(n, spec) for n in resolved.nodes.values()}
-    stages = _stages(resolved, edges, answer)
+    cut = _cut(resolved)
+    nodes = {n.name: _node(n, cut) for n in resolved.nodes.values()}
+    stages = tuple(_stage(cut, edges, answer, name) for name in cut.names)
+    control = control_edge(cut)
     made = Plan(
         pipeline=spec.name,
         version="",
@@ -58,11 +61,16 @@ def build_plan(
         edges=edges,
         nodes=nodes,
         stages=stages,
-        topics={**_topics(resolved, edges, topics, answer, tables), **_changelogs(stages)},
+        topics={
+            **_topics(resolved, edges, topics, answer, tables),
+            **_changelogs(stages),
+            **_control_topic(control, spec.edges),
+        },
         tables=dict(tables),
         models=dict(models),
         answer=answer,
         code_digest=code_digest,
+        control=control,
     )
     partitions = sum(t.partitions for t in made.topics.values())
     if partitions > limits.MAX_PLAN_PARTITIONS:
@@ -154,8 +162,8 @@ def _table(table: ResolvedTable, topics: Mapping[str, TopicSpec]) -> TablePlan:
     return TablePlan(table.name, table.schema, table.key, table.topic, table.file, table.codec, partitions)
 
 
-def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
-    retry = spec.nodes[node.name].retry
+def _node(node: ResolvedNode, stages: Stages) -> NodePlan:
+    retry = node.spec.retry
     policy = (
         RetryPolicy(retry.attempts, retry.backoff_ms, retry.backoff_max_ms, retry.jitter)
         if retry
@@ -172,6 +180,7 @@ def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
         retry=policy,
         models=tuple(node.models),
         tables=tuple(node.tables),
+        apart=ways_of(stages, node.name) if node.name in stages.apart else {},
         failed=node.spec.failed,
     )
 
@@ -179,14 +188,12 @@ def _node(node: ResolvedNode, spec: PipelineSpec) -> NodePlan:
 # ---------------------------------------------------------------- stages
 
 
-def _stages(
-    resolved: Resolved, edges: Mapping[str, EdgePlan], answer: AnswerPlan | None
-) -> tuple[StagePlan, ...]:
+def _cut(resolved: Resolved) -> Stages:
     stages = cut_into_stages(resolved)
     for fault in stage_faults(stages):
         if fault.severity == "error":
             raise PlanError(fault.message, hint=fault.hint)
-    return tuple(_stage(stages, edges, answer, name) for name in stages.names)
+    return stages
 
 
 def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | None, name: str) -> StagePlan:
@@ -216,8 +223,10 @@ def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | N
         source=resolved.nodes[members[0]].kind.source,
         outside=resolved.nodes[members[0]].kind.outside,
         changelog=f"{STATE_PREFIX}{resolved.spec.name}.{name}"
-        if any(map(resolved.keeps_state, members))
+        if any(map(stages.keeps_state, members))
         else "",
+        closes=closed_by(stages, name),
+        hears=not stages.apart.isdisjoint(members),
     )
 
 
@@ -232,6 +241,9 @@ def _reason(stages: Stages, name: str) -> str:
     if name not in stages.on_path:
         return "not on the path to an answer: it must never slow or fail a request"
     members = stages.members(name)
+    torn = [node for node in members if node in stages.apart]
+    if torn:
+        return f"the sides of '{torn[0]}' come of different stages"
     for edge in stages.reads(name):
         found = resolved.edges[edge]
         if found.cut and found.producer not in members:
@@ -257,6 +269,15 @@ def _changelogs(stages: Sequence[StagePlan]) -> dict[str, TopicPlan]:
     """The topics that hold the state of stages: by partition what the stage reads there."""
     kept = [s for s in stages if s.changelog]
     return {s.changelog: TopicPlan(s.changelog, s.partitions, "changelog", _CHANGELOG) for s in kept}
+
+
+def _control_topic(control: EdgePlan | None, spec: EdgesSpec) -> dict[str, TopicPlan]:
+    """Where stages say to the joins of others which records will not come: of use for as long as those of the sides."""
+    if control is None:
+        return {}
+    name = control.topics[0]
+    made = edge_topic(name, control.partitions, spec, control.max_record_bytes)
+    return {name: dataclasses.replace(made, role="control")}
 
 
 def topic_of(spec: TopicSpec, role: str) -> TopicPlan:

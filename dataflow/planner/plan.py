@@ -126,10 +126,12 @@ class ClosePlan:
 
     source   an edge that it fetches, or `join_source` of a join whose sides come of different stages
     edge     an edge of the stage; the source itself for one that a join here reads: a record may not reach the join
+    through  the nodes on the way
     """
 
     source: str
     edge: str
+    through: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
