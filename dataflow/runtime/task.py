@@ -25,6 +25,7 @@ from dataflow.core.errors import TransportError
 from dataflow.observe.metrics import StageMetrics
 from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import AnswerWhen, StagePlan
+from dataflow.runtime.clockwork import Clockwork
 from dataflow.runtime.execution import Execution, Program
 from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers
 from dataflow.runtime.intake import Intake
@@ -84,14 +85,14 @@ class Task:
         self._held_replies: list[Sent] = []
         self._passed_on = False  # whether a request left for another stage in the open transaction
         self._keeper = keeper
+        self._clockwork = None if keeper is None else Clockwork(stage.program, keeper.state)
         self._timers_ran = False
-        self._draining: deque[int] = deque()
         self.offsets = OffsetTracker()
 
     @property
     def idle(self) -> bool:
         """Nothing in hand."""
-        return not self._backlog and self._running is None and not self._unacknowledged and not self._draining
+        return not (self._backlog or self._running is not None or self._unacknowledged or self._ending)
 
     @property
     def full(self) -> bool:
@@ -108,7 +109,11 @@ class Task:
         """When `step` has work that is in hand: 0 now, None not before something arrives."""
         if self._running is not None:
             return self._running.execution.due_ms
-        return 0 if self._backlog or self._draining else None
+        return 0 if self._backlog or self._ending else None
+
+    @property
+    def _ending(self) -> bool:
+        return self._clockwork is not None and self._clockwork.ending
 
     @property
     def timer_ms(self) -> int | None:
@@ -146,26 +151,25 @@ class Task:
         self._backlog.append((position, end))
 
     def drain(self) -> None:
-        """All inputs of the stage have ended: tell each node that wants to know, upstream ones first, in later steps."""
-        runners = self._stage.program.runners if self._keeper is not None else ()
-        self._draining.extend(i for i, runner in enumerate(runners) if runner.drains)
+        """All inputs of the stage have ended: what is held and what waits for time comes out, in later steps."""
+        if self._clockwork is not None:
+            self._clockwork.end()
 
     def step(self, now_ms: int) -> None:
         """Run what can be run of one batch; its outputs are sent, not yet acknowledged.
 
         One batch only: between two the loop polls, or a slow node would cost the group membership.
         """
-        if self._keeper is not None:
+        if self._running is None:
+            if self._clockwork is not None:
+                self._clockwork.begin(now_ms)
+            # Timers that set themselves again and again leave every second turn to the records.
+            if self._clockwork is None or (self._timers_ran and self._backlog):
+                self._timers_ran = False
+            else:
+                self._timers_ran = self._begin_unasked(self._clockwork.timers())
             if self._running is None:
-                self._keeper.state.begin(now_ms)
-                # Timers that set themselves again and again leave every second turn to the records.
-                if (self._timers_ran and self._backlog) or not self._begin_timers(now_ms):
-                    self._timers_ran = False
-                    self._begin_next(now_ms)
-                else:
-                    self._timers_ran = True
-        elif self._running is None:
-            self._begin_next(now_ms)
+                self._begin_next(now_ms)
         hand = self._running
         if hand is None:
             return
@@ -180,8 +184,8 @@ class Task:
     def _begin_next(self, now_ms: int) -> None:
         """Take the next batch in hand, if there is one."""
         if not self._backlog:
-            if self._draining:
-                self._begin_drain()
+            if self._clockwork is not None and self._clockwork.ending:
+                self._begin_unasked(self._clockwork.last())
             return
         position, taken = self._backlog[0]
         if isinstance(taken, int):
@@ -191,28 +195,11 @@ class Task:
             self._running = self._begin(position, taken, now_ms)
         self._backlog.popleft()
 
-    def _begin_timers(self, now_ms: int) -> bool:
-        """Take timers that are due in hand; False if there are none."""
-        assert self._keeper is not None
-        state = self._keeper.state
-        due_ms = state.due_ms()
-        if due_ms is None or due_ms > now_ms:
-            return False
-        due = state.pop_due(now_ms, limits.MAX_BATCH_RECORDS)
-        if not due:
-            state.settle()  # what expired is gone, and goes with the next commit
-            return False
-        execution = Execution(self._stage.program, state)
-        self._running = InHand(self.offsets.begin({}), (), (), execution, [])
-        execution.fire(due)
-        return True
-
-    def _begin_drain(self) -> None:
-        """Take in hand what the next node gives when it hears that its inputs have ended."""
-        assert self._keeper is not None
-        execution = Execution(self._stage.program, self._keeper.state)
-        self._running = InHand(self.offsets.begin({}), (), (), execution, [])
-        execution.drain(self._draining.popleft())
+    def _begin_unasked(self, execution: Execution | None) -> bool:
+        """Take in hand what no record brought; False for nothing."""
+        if execution is not None:
+            self._running = InHand(self.offsets.begin({}), (), (), execution, [])
+        return execution is not None
 
     def _execute(self, hand: InHand, now_ms: int) -> None:
         tracing, plan = self._stage.tracing, self._stage.plan

@@ -37,7 +37,7 @@ from dataflow.testing.pipelines import HandClock
 from dataflow.transport.api import Header
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryMessage
-from tests.runtime.kit import RECORD, Scripted, encoded, pass_on
+from tests.runtime.kit import RECORD, Scripted, encoded, make_plan, pass_on
 
 END_MS = 1 << 60
 
@@ -47,8 +47,8 @@ class Counted:
     """Counts the records of a key: n becomes the count.
 
     count | raise (after counting) | retry (fails twice) | hold (kept until `flush`) | flush (held ones are created anew)
-    | end | lose (the held one ends, dropped or failed) | timer:MS | boom:MS (a timer that counts, or raises) | far (held
-    until an event timer).
+    | end | lose (the held one ends, dropped or failed) | timer:MS | boom:MS | again:MS (a timer that counts, raises, or sets
+    itself again) | far (held until an event timer).
     """
 
     keyed = True
@@ -107,7 +107,7 @@ class Counted:
                     out.end(unpack_row(packed), "nobody came")
                 else:
                     out.end(unpack_row(packed), "it is lost", error="Lost", record=kept)
-        if what in {"timer", "boom"}:
+        if what in {"timer", "boom", "again"}:
             state.set_timer(key, what, state.now_ms + int(delay))
         if what == "far":
             state.set_timer(key, "far", state.now_ms, "event")
@@ -117,6 +117,8 @@ class Counted:
         for timer in timers:
             count = state.get(timer.key, "count", 0) + 100
             state.put(timer.key, "count", count)
+            if timer.name == "again":
+                state.set_timer(timer.key, "again", timer.at_ms + 1_000)
             if timer.name == "boom":
                 raise ValueError("a timer that cannot be")
             row = Row(ids.joined(self._name, timer.at_ms, timer.key), timer.key)
@@ -222,3 +224,18 @@ class Keyed:
 
 def reply_to(name: str) -> list[Header]:
     return [(headers.REPLY_TO, f"{REPLIES}/0/{name}".encode())]
+
+
+COUNT = """
+inputs: {{records: records}}
+delivery: {delivery}
+nodes:
+  count: {{use: test.count, from: records, retry: {{attempts: 9, backoff: 1s}}}}
+"""
+
+
+def keyed(
+    folder: Path, delivery: str = "at_least_once", partitions: int = 1, *, files: bool = False
+) -> Keyed:
+    plan = make_plan(folder, COUNT.format(delivery=delivery), partitions=partitions, registry=KEYED)
+    return Keyed(folder, plan, folder / "state" if files else None)

@@ -29,12 +29,6 @@ nodes:
 """
 
 
-@pytest.fixture
-def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commits only when asked to."""
-    monkeypatch.setattr(limits, "COMMIT_INTERVAL_MS", 10**12)
-
-
 class Stages:
     """A deployed plan over a log in memory, and loops of its first stage."""
 

@@ -7,7 +7,6 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,34 +15,14 @@ from dataflow.codecs import codec_for
 from dataflow.control.dead_letters import read_letters, redrive
 from dataflow.core import headers, limits
 from dataflow.core.errors import FencedError, PlanError, TransportError
-from dataflow.planner.plan import Plan
 from dataflow.runtime import restore
 from dataflow.runtime.stage import StageLoop
-from dataflow.testing.pipelines import PipelineRun
 from dataflow.transport.memory_log import MemoryConsumer
-from tests.runtime.keyed import KEYED, Keyed, reply_to
+from tests.runtime.keyed import COUNT, KEYED, Keyed, keyed, reply_to
 from tests.runtime.kit import RECORD, make_plan
 
-COUNT = """
-inputs: {{records: records}}
-delivery: {delivery}
-nodes:
-  count: {{use: test.count, from: records, retry: {{attempts: 9, backoff: 1s}}}}
-"""
+pytestmark = pytest.mark.usefixtures("seldom")
 BOTH = pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-
-
-@pytest.fixture(autouse=True)
-def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commits only when asked to."""
-    monkeypatch.setattr(limits, "COMMIT_INTERVAL_MS", 10**12)
-
-
-def keyed(
-    folder: Path, delivery: str = "at_least_once", partitions: int = 1, *, files: bool = False
-) -> Keyed:
-    plan = make_plan(folder, COUNT.format(delivery=delivery), partitions=partitions, registry=KEYED)
-    return Keyed(folder, plan, folder / "state" if files else None)
 
 
 def counts(run: Keyed, partition: int = 0) -> dict[str, int]:
@@ -278,76 +257,6 @@ def test_a_revoked_partition_that_is_being_restored_is_let_go(
     assert counts(run)["k0"] == 2
 
 
-# ---------------------------------------------------------------- timers
-
-
-@BOTH
-def test_timers_fire_in_their_order_and_are_committed_without_records(tmp_path: Path, delivery: str) -> None:
-    run = keyed(tmp_path, delivery)
-    with ExitStack() as stack:
-        loop = run.loop()
-        loop.open(stack)
-        run.write([("b", "timer:2000"), ("a", "timer:1000"), ("c", "timer:1000"), ("d", "timer:9000")])
-        run.settle(loop)
-        start_ms = int(run.clock.now_s * 1000)
-        assert loop.timer_ms is not None
-        assert loop.timer_ms - start_ms <= 1000
-        run.clock.advance(3)
-        loop.turn(0)
-        loop.commit_now()
-        assert run.seen()[4:] == [
-            ("a", 101, "fired timer"),
-            ("c", 101, "fired timer"),
-            ("b", 101, "fired timer"),
-        ]
-        loop.abandon()  # it is through: nothing is lost with the loop
-    run.run([("a", "count")])
-    assert run.seen()[7:] == [("a", 102, "count")]
-
-
-@BOTH
-def test_timers_fire_after_a_restart(tmp_path: Path, delivery: str) -> None:
-    run = keyed(tmp_path, delivery)
-    run.run([("a", "timer:1000"), ("b", "timer:60000")])
-    run.clock.advance(10)
-    run.run()
-    run.run()
-    assert run.seen() == [("a", 1, "timer"), ("b", 1, "timer"), ("a", 101, "fired timer")]
-
-
-def test_a_timer_fires_once_when_its_firing_was_not_committed(tmp_path: Path) -> None:
-    run = keyed(tmp_path, "exactly_once")
-    run.run([("a", "timer:1000")])
-    run.clock.advance(10)
-    with ExitStack() as stack:
-        loop = run.loop()
-        loop.open(stack)
-        loop.turn(0)
-        loop.turn(0)
-        loop.abandon()
-    run.run()
-    assert run.seen() == [("a", 1, "timer"), ("a", 101, "fired timer")]
-
-
-def test_a_timer_that_raises_is_dead_lettered_and_the_others_fire(tmp_path: Path) -> None:
-    run = keyed(tmp_path)
-    run.run([("a", "timer:1000"), ("b", "boom:1000"), ("c", "timer:1000")])
-    run.clock.advance(2)
-    run.run()
-    run.run([("b", "count")])
-    assert run.seen()[3:] == [("a", 101, "fired timer"), ("c", 101, "fired timer"), ("b", 2, "count")]
-    (letter,) = run.letters()
-    told = dict(letter.headers() or ())
-    assert told[headers.ERROR] == b"ValueError"
-    assert told[headers.ERROR_MESSAGE] == b"a timer that cannot be"
-    assert told[headers.ERROR_NODE] == b"p/count"
-    assert letter.key() == b"b"
-    described = orjson.loads(letter.value() or b"")["timer"]
-    assert (described["timer"], described["key"], described["clock"]) == ("boom", "b", "processing")
-    (done,) = redrive(run.fabric, list(read_letters(run.fabric)))
-    assert "not read from a topic" in done.skipped
-
-
 # ---------------------------------------------------------------- rows
 
 
@@ -451,7 +360,7 @@ nodes:
     assert any("not read from a topic" in text for text in skipped)
 
 
-# ---------------------------------------------------------------- planning, and the end of a bounded run
+# ---------------------------------------------------------------- planning
 
 
 def test_partitions_under_state_do_not_change(tmp_path: Path) -> None:
@@ -461,14 +370,3 @@ def test_partitions_under_state_do_not_change(tmp_path: Path) -> None:
     more = make_plan(tmp_path, COUNT.format(delivery="at_least_once"), partitions=3, registry=KEYED)
     with pytest.raises(PlanError, match=r"keeps the state of its keys on 2 partitions .* planned for 3"):
         deploy(run.fabric, more)
-
-
-def test_at_the_end_timers_fire_and_nodes_give_what_they_hold(tmp_path: Path) -> None:
-    plan: Plan = make_plan(tmp_path, COUNT.format(delivery="at_least_once"), registry=KEYED)
-    with PipelineRun(tmp_path, plan, KEYED) as run:
-        run.feed("records", [{"n": 1, "do": "timer:60000"}, {"n": 2, "do": "far"}, {"n": 3, "do": "timer:1"}])
-        run.settle()
-        assert len(run.result().edges["count"]) == 3
-        run.end()
-        told = [record["do"] for record in run.result().edges["count"]]
-    assert told == ["timer", "far", "timer", "fired timer", "fired timer", "drained"]
