@@ -87,12 +87,12 @@ class _Input:
 class _Inputs:
     """All inputs of a node in one task.
 
-    armed  a timer is set to look after silent inputs
-    pace   while all are idle: event time goes on from the second with the clock from the first, in ms
+    armed_ms  when a timer is set to look after silent inputs, None while there is none
+    pace      while all are idle: event time goes on from the second with the clock from the first, in ms
     """
 
     by_port: dict[str, _Input]
-    armed: bool = False
+    armed_ms: int | None = None
     pace: tuple[int, int] | None = None
 
 
@@ -138,7 +138,8 @@ class EventClock:
         if inputs is None:
             return
         inputs.by_port[progress.port].latest_ms = progress.latest_ms
-        if self._idle_ms and not inputs.armed:
+        # A timer for event time that goes on by the clock may be hours away: this input is to be looked after sooner.
+        if self._idle_ms and (inputs.armed_ms is None or inputs.armed_ms > state.now_ms + self._idle_ms):
             self._arm(inputs, state)
         self._save(inputs, state)
 
@@ -167,7 +168,7 @@ class EventClock:
             since_ms, from_ms = inputs.pace
             mark = from_ms if from_ms <= BEFORE_ALL_MS else from_ms + now_ms - since_ms
         state.advance(mark)
-        inputs.armed = False
+        inputs.armed_ms = None
         self._save(inputs, state)
 
     def wait(self, state: KeyedState) -> None:
@@ -179,9 +180,9 @@ class EventClock:
     def _arm(self, inputs: _Inputs, state: KeyedState) -> None:
         heard = [one.heard_ms for one in inputs.by_port.values() if not one.idle]
         at_ms = min(heard) + self._idle_ms if heard else self._paced(inputs, state)
-        inputs.armed = at_ms is not None
-        if at_ms is not None:
-            state.set_timer(_NODE, _INPUTS, max(at_ms, state.now_ms + 1))
+        inputs.armed_ms = None if at_ms is None else max(at_ms, state.now_ms + 1)
+        if inputs.armed_ms is not None:
+            state.set_timer(_NODE, _INPUTS, inputs.armed_ms)
 
     @staticmethod
     def _paced(inputs: _Inputs, state: KeyedState) -> int | None:
@@ -198,11 +199,11 @@ class EventClock:
         pace = kept.get("pace")
         return _Inputs(
             {port: _Input(*by_port.get(port, (BEFORE_ALL_MS, state.now_ms, False))) for port in self._fields},
-            kept.get("armed", False),
+            kept.get("armed_ms"),
             None if pace is None else (pace[0], pace[1]),
         )
 
     @staticmethod
     def _save(inputs: _Inputs, state: KeyedState) -> None:
         ports = {port: [i.latest_ms, i.heard_ms, i.idle] for port, i in inputs.by_port.items()}
-        state.put(_NODE, _INPUTS, {"ports": ports, "armed": inputs.armed, "pace": inputs.pace})
+        state.put(_NODE, _INPUTS, {"ports": ports, "armed_ms": inputs.armed_ms, "pace": inputs.pace})

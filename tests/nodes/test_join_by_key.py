@@ -195,6 +195,16 @@ def test_a_silent_side_is_not_waited_for_beyond_its_idle_timeout() -> None:
         assert pairs(joined) == [(1, None)]
 
 
+def test_a_record_after_a_long_silence_is_looked_after_soon() -> None:
+    """While all was silent the next look was set for when something is due, an hour later."""
+    with run(before="1h", after="0s", how="left", idle_timeout="1s") as joined:
+        joined.give([right(7, 0)], "r")
+        joined.until(10_000)  # its own time is over at 3,600 s
+        joined.give([left(1, 20, b"b")], "l")
+        joined.until(12_100)
+        assert pairs(joined) == [(1, None)]
+
+
 @dataclass(frozen=True)
 class Given:
     side: str
