@@ -248,7 +248,7 @@ def run_pipeline(
     *,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> RunResult:
-    """Feed records to the inputs of a plan, let it come to its end, and return what is on every edge.
+    """Feed records to the inputs of a plan, one input after the other as given, and return what is on every edge.
 
     `given` may also name tables of the plan: their records are there before the first input. Raises CodecError for a
     record that does not fit its contract, NodeError for an unknown input.
@@ -258,6 +258,6 @@ def run_pipeline(
     with PipelineRun(project, plan, registry, tables=loaded) as run:
         for name, records in inputs.items():
             run.feed(name, records)
-        run.settle()
+            run.settle()
         run.end()
         return run.result()
