@@ -168,6 +168,17 @@ class TestInputs:
             assert results(node) == [("a", 0, 3600, 1, 1)]
             assert node.task.next_timer_ms() is None
 
+    def test_an_input_that_comes_back_is_looked_after_again(self) -> None:
+        with run(WindowTumbling, {"size": "1h", "idle_timeout": "1m"}, TWO) as node:
+            node.give(rows(("a", 1, 0)), port="left")
+            node.give(rows(("a", 1, 0)), port="right")
+            node.until(100_000)  # both are silent: the next look is when the window would close
+            node.give(rows(("a", 1, 100)), port="right")
+            node.give(rows(("a", 1, 3_700)), port="left")
+            assert node.made == []  # `right` is waited for
+            node.until(160_000)
+            assert results(node) == [("a", 0, 3600, 3, 3)]
+
     def test_time_in_which_nobody_ran_the_node_is_no_silence(self) -> None:
         with run(WindowTumbling, {"size": "10s", "idle_timeout": "5s"}) as node:
             node.give(rows(("a", 1, 1)))
