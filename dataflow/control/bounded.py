@@ -1,7 +1,8 @@
 """A pipeline over files, to the end: the same stages on a real log, and every input row accounted for.
 
 Each row carries header `df-run` (run/input/row) through the pipeline, so that what came of it is found whatever ids it
-got on the way. The run is over when every stage has committed all that was written for it.
+got on the way. The run is over when every stage has committed all that was written for it. What nodes with state make of
+many rows carries no such header: it is taken for the run's if it was written meanwhile, and comes after the others.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dataflow.runtime.workshop import Workshop
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Header, Message, Position
 
 ROW_FIELD: Final = "row"
+NO_ROW: Final = -1  # of a record that no row of the files is, but many
 _POLL_S: Final = 0.05
 # A stage that commits nothing for this long may be at its end: what is left may be markers of transactions only.
 _STALL_S: Final = 2.0
@@ -300,15 +302,18 @@ def _write_answers(
     schema = union(plan.pipeline, edges)
     if row_numbers:
         schema = Schema((Field(ROW_FIELD, FieldType("int64")), *schema.without([ROW_FIELD])))
-    found: list[tuple[str, int, int, Message]] = []
+    found: list[tuple[int, str, int, int, Message]] = []
+    made = any(stage.changelog for stage in plan.stages)
     ends = ends_of(shop.fabric, {t for t, _ in starts})
     number = {e.topics[0]: i for i, e in enumerate(edges)}
     for messages in read_messages(shop.fabric, starts, ends):
         for message in messages:
             whose, source, row = _run_of(message.headers())
             if whose == run:
-                found.append((source, row, number[message.topic()], message))
-    found.sort(key=lambda entry: entry[:3])
+                found.append((0, source, row, number[message.topic()], message))
+            elif made and not whose:
+                found.append((message.timestamp()[1], "", NO_ROW, number[message.topic()], message))
+    found.sort(key=lambda entry: entry[:4])
     readers = [_reader(shop, plan, e) for e in edges]
     with FileWriter(out, schema, form) as writer:
         for at in range(0, len(found), _WRITE_RECORDS):
@@ -326,7 +331,7 @@ def _reader(shop: Workshop, plan: Plan, edge: EdgePlan) -> RecordReader:
 
 
 def _values(
-    part: Sequence[tuple[str, int, int, Message]],
+    part: Sequence[tuple[int, str, int, int, Message]],
     readers: Sequence[RecordReader],
     report: RunReport,
     *,
@@ -335,12 +340,12 @@ def _values(
     """The values in order, with the row number; those that do not decode are noted."""
     read: dict[int, dict[str, object]] = {}
     for index, reader in enumerate(readers):
-        places = [i for i, entry in enumerate(part) if entry[2] == index]
-        for place, record in zip(places, reader.read([part[i][3] for i in places]), strict=True):
+        places = [i for i, entry in enumerate(part) if entry[3] == index]
+        for place, record in zip(places, reader.read([part[i][4] for i in places]), strict=True):
             if record.value is None:
                 where = f"{record.topic}/{record.partition}/{record.offset}"
                 report.unread.append(f"{where}: {record.error}")
             else:
-                read[place] = {**record.value, **({ROW_FIELD: part[place][1]} if row_numbers else {})}
+                read[place] = {**record.value, **({ROW_FIELD: part[place][2]} if row_numbers else {})}
     for place in sorted(read):
         yield read[place]

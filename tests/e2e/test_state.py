@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from dataflow.control.assemble import assemble
+from dataflow.control.bounded import Source, run_files
 from dataflow.control.deploy import deploy
+from dataflow.registry import Registry
+from dataflow.runtime.workshop import Workshop
 from dataflow.transport.kafka import KafkaFabric
 from tests.conftest import wait_for
 from tests.e2e._processes import Workers, members, worker_processes
@@ -166,3 +170,35 @@ def test_counts_by_key_survive_whoever_is_killed(
     again = {key: records[-1].value["twice"] for key, records in counted(project, bootstrap).items()}
     assert again == {key: count + 1 for key, count in final.items()}
     assert raw_messages(bootstrap, [project.plan.stages[0].changelog])
+
+
+WINDOWS = """
+kind: Pipeline
+name: {name}
+inputs: {{events: {name}.events}}
+nodes:
+  day:
+    use: window.tumbling
+    from: events
+    with: {{size: 24h, clock: processing, aggregate: {{records: count, largest: max(n)}}}}
+"""
+
+
+def test_a_run_over_a_file_gives_what_is_held_at_its_end(
+    tmp_path: Path, kafka: KafkaFabric, unique: str
+) -> None:
+    """Windows by the clock of the worker: nobody waits for the day to be over."""
+    folder = tmp_path / "project"
+    (folder / "pipelines").mkdir(parents=True)
+    (folder / "dataflow.yaml").write_text(f"kind: Project\nname: {unique}\n")
+    (folder / "pipelines" / "topic.yaml").write_text(TOPIC.format(name=unique, partitions=2))
+    (folder / "pipelines" / "pipeline.yaml").write_text(WINDOWS.format(name=unique))
+    given = tmp_path / "given.csv"
+    given.write_text("word,n,twice\na,1,0\nb,2,0\na,3,0\n")
+    plan = assemble(folder, environ=os.environ).plans[0]
+    shop = Workshop(folder, Registry.default(folder), kafka)
+    out = tmp_path / "out.jsonl"
+    report = run_files(shop, plan, {"events": Source(str(given))}, {}, str(out))
+    assert (report.rows, report.out, report.good) == (3, 2, True)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted((x["records"], x["largest"]) for x in found) == [(1, 2), (2, 3)]
