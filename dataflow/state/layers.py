@@ -28,6 +28,11 @@ class _Missing:
 _MISSING: Final = _Missing()
 
 
+def _size(entry: bytes, value: bytes | _Missing | None) -> int:
+    """What an entry of `live` takes."""
+    return 0 if isinstance(value, _Missing) else _OVERHEAD_BYTES + len(entry) + len(value or b"")
+
+
 class Layers:
     """See the module. `live` and `running` are read by the nodes' facade; only `write` changes them."""
 
@@ -50,17 +55,21 @@ class Layers:
             return found
         value = self.store.timer(entry) if entry[:1] == TIMER else self.store.get(entry)
         self.live[entry] = value
-        self._held_bytes += _OVERHEAD_BYTES + len(entry) + len(value or b"")
+        self._held_bytes += _size(entry, value)
         return value
 
     def write(self, entry: bytes, value: bytes | None) -> bool:
         """Change an entry, or remove it. False where it is known to be so already."""
-        if self.live.get(entry, _MISSING) == value:
+        before = self.live.get(entry, _MISSING)
+        if before == value:
             return False
         if self._journal is not None:
             self._journal.append((entry, self.running.get(entry, _MISSING)))
         self.running[entry] = self.live[entry] = value
-        self._held_bytes += _OVERHEAD_BYTES + len(entry) + len(value or b"")
+        if isinstance(before, _Missing):
+            self._held_bytes += _OVERHEAD_BYTES + len(entry) + len(value or b"")
+        else:  # in the place of another: a hot key does not drive the others out
+            self._held_bytes += len(value or b"") - len(before or b"")
         return True
 
     def changed(self, entry: bytes) -> bool:
@@ -91,6 +100,7 @@ class Layers:
                 before = self._below(entry)
             else:
                 self.running[entry] = before
+            self._held_bytes += _size(entry, before) - _size(entry, self.live[entry])
             if isinstance(before, _Missing):
                 del self.live[entry]
             else:

@@ -27,6 +27,8 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _ABSENT: Final = object()
+# What is stored, and given, as it is.
+_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
 
 
 class KeyedContext:
@@ -266,6 +268,8 @@ def _parsed_ms(text: str) -> int:
 
 def _stored(value: Any) -> Any:
     """A value as the store takes it: its datetimes have a zone."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, datetime):
         return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     if isinstance(value, dict):
@@ -277,6 +281,8 @@ def _stored(value: Any) -> Any:
 
 def _given(value: Any) -> Any:
     """A stored value as rows have it: its datetimes are UTC, without a zone."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else value
     if isinstance(value, dict):

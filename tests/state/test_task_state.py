@@ -326,3 +326,34 @@ def test_timers_fire_in_the_same_order_however_often_it_is_committed(
         return found
 
     assert fired(often=True) == fired(often=False)
+
+
+def test_a_hot_key_does_not_drive_the_others_out_of_memory() -> None:
+    state = task()
+    node = state.node_state("n")
+    for number in range(2_000):
+        state.begin(1_000)
+        node.put(b"%d" % number, "a", 1)
+        commit(state, number + 1)
+    remembered = set(state._layers.live)
+    for number in range(30_000):
+        state.begin(1_000)
+        node.put(b"hot", "a", number)
+        before = node.savepoint()
+        node.put(b"hot", "a", bytes(1_000))
+        node.rollback(before)
+        state.settle()
+    assert remembered < set(state._layers.live)
+
+
+def test_what_was_undone_is_not_counted_as_held() -> None:
+    state = task()
+    node = state.node_state("n")
+    value = bytes(100_000)
+    node.put(b"1", "a", value)
+    for _ in range(200):
+        before = node.savepoint()
+        node.put(b"1", "a", b"")
+        node.put(b"2", "a", value)
+        node.rollback(before)
+    assert state._layers._held_bytes == pytest.approx(len(value), rel=0.01)
