@@ -7,9 +7,6 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
-import datasketches
-import msgspec
-
 # So many values of a window have exact quantiles; beyond, a quantile is off by some 0.5 % in rank (n values: at most
 # log2(n / 256) / 512, which is 2.3 % for a million). Even.
 EXACT_VALUES: Final = 256
@@ -90,18 +87,23 @@ def _between(ordered: Sequence[float], share: float) -> float:
 class Distinct:
     """The number of different values. An accumulator is the sketch itself, changed in place."""
 
+    def __init__(self) -> None:
+        import datasketches  # a worker without this aggregate does without it
+
+        self._library = datasketches
+
     def start(self) -> Any:
-        return datasketches.hll_sketch(_LOG_REGISTERS, datasketches.tgt_hll_type.HLL_4)
+        return self._library.hll_sketch(_LOG_REGISTERS, self._library.tgt_hll_type.HLL_4)
 
     def add(self, sketch: Any, value: Any) -> Any:
         sketch.update(_hashed(value))
         return sketch
 
     def merge(self, one: Any, other: Any) -> Any:
-        union = datasketches.hll_union(_LOG_REGISTERS)
+        union = self._library.hll_union(_LOG_REGISTERS)
         union.update(one)
         union.update(other)
-        return union.get_result(datasketches.tgt_hll_type.HLL_4)
+        return union.get_result(self._library.tgt_hll_type.HLL_4)
 
     def result(self, sketch: Any) -> int:
         return round(float(sketch.get_estimate()))
@@ -111,7 +113,7 @@ class Distinct:
         return packed
 
     def unpack(self, packed: bytes) -> Any:
-        return datasketches.hll_sketch.deserialize(packed)
+        return self._library.hll_sketch.deserialize(packed)
 
 
 def _hashed(value: Any) -> int | float | str:
@@ -146,17 +148,20 @@ class Own:
     """Runs it. An accumulator is packed bytes: whatever the user's code does to what it was given, it is undone."""
 
     def __init__(self, instance: OwnAggregate) -> None:
+        from msgspec import msgpack
+
         self._instance = instance
+        self._encode, self._decode = msgpack.encode, msgpack.decode
 
     def start(self) -> bytes:
-        return msgspec.msgpack.encode(self._instance.start())
+        return self._encode(self._instance.start())
 
     def add(self, packed: bytes, row: dict[str, Any]) -> bytes:
-        return msgspec.msgpack.encode(self._instance.add(msgspec.msgpack.decode(packed), dict(row)))
+        return self._encode(self._instance.add(self._decode(packed), dict(row)))
 
     def merge(self, one: bytes, other: bytes) -> bytes:
-        values = msgspec.msgpack.decode(one), msgspec.msgpack.decode(other)
-        return msgspec.msgpack.encode(self._instance.merge(*values))
+        values = self._decode(one), self._decode(other)
+        return self._encode(self._instance.merge(*values))
 
     def result(self, packed: bytes) -> Any:
-        return self._instance.result(msgspec.msgpack.decode(packed))
+        return self._instance.result(self._decode(packed))

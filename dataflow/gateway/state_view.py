@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -23,9 +23,11 @@ from dataflow.core.errors import DataflowError, GatewayError, OffsetOutOfRangeEr
 from dataflow.core.privacy import is_private
 from dataflow.gateway.http import Request, RequestError, Response
 from dataflow.planner.plan import EdgePlan, Plan
-from dataflow.state.replica import KeyView, Replica
 from dataflow.transport.api import EARLIEST, LATEST, Consumer, Fabric, Position
 from dataflow.transport.murmur import murmur2_partition
+
+if TYPE_CHECKING:
+    from dataflow.state.replica import KeyView, Replica
 
 POLL_RECORDS: Final = 5_000
 POLL_S: Final = 0.2
@@ -178,6 +180,8 @@ class StateView:
         if replica is None:
             while len(self._replicas) >= limits.MAX_STATE_VIEWS:
                 self._forget(next(iter(self._replicas)))
+            from dataflow.state.replica import Replica  # 4 MB that nobody needs who never asks
+
             replica = self._replicas[position] = Replica(*position, info.topic_id, time.monotonic())
         self._replicas.move_to_end(position)
         return replica

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dataflow.core import limits
 from dataflow.runtime.execution import Execution, Program
-from dataflow.state.task_state import TaskState
+
+if TYPE_CHECKING:
+    from dataflow.state.task_state import TaskState
 
 log = logging.getLogger("dataflow.clockwork")
 

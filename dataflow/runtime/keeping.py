@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from dataflow.core import limits
 from dataflow.core.errors import TransportError
 from dataflow.runtime.writer import Barrier
-from dataflow.state.store import open_store
-from dataflow.state.task_state import TaskState
 from dataflow.transport.api import Message, Producer
+
+if TYPE_CHECKING:
+    from dataflow.state.task_state import TaskState
 
 
 def state_folder(project: Path, environ: Mapping[str, str]) -> Path:
@@ -36,6 +37,10 @@ class StatePlace:
 
     def open(self, partition: int, now_ms: int) -> Keeper:
         """The state of one task as the local file has it; the changelog from its checkpoint on is to be read yet."""
+        # 4 MB that a worker without state does without.
+        from dataflow.state.store import open_store
+        from dataflow.state.task_state import TaskState
+
         path = None if self.folder is None else self.folder / f"{partition}.sqlite"
         state = TaskState(open_store(path, self.topic_id, now_ms), self.changelog, partition)
         return Keeper(state, self.changelog, partition, self.nodes)
