@@ -1,12 +1,14 @@
-"""Batches taken apart and put together again around rows that wait, so that order per key is kept. Pure."""
+"""How long rows wait, and batches taken apart and put together again around them, so that order per key is kept. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import numpy as np
 
 from dataflow.core.batch import Batch, Row, concatenate
+from dataflow.planner.plan import RetryPolicy
 from dataflow.runtime.nodes import in_read_order
 
 
@@ -53,3 +55,15 @@ def in_order(parts: list[Batch]) -> Batch:
         return parts[0]
     batch = concatenate(parts[0].schema, parts)
     return batch.take(in_read_order(batch.rows))
+
+
+def backoff_ms(policy: RetryPolicy, attempt: int, seed: bytes = b"") -> int:
+    """Wait before attempt `attempt` + 1: doubling from backoff_ms, at most backoff_max_ms, shortened by up to `jitter`.
+
+    How much shorter is a hash of `seed` (the id of a record that waits) and the attempt: a run of the same records
+    waits the same times, and records that failed together do not come back together.
+    """
+    whole = min(policy.backoff_ms * 2 ** (attempt - 1), max(policy.backoff_max_ms, policy.backoff_ms))
+    if policy.jitter:
+        whole *= 1 - policy.jitter * crc32(seed + str(attempt).encode()) / 2**32
+    return int(whole)

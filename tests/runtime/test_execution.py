@@ -15,8 +15,9 @@ from dataflow.core.outcomes import Out
 from dataflow.core.schema import Schema
 from dataflow.observe.metrics import NodeMetrics
 from dataflow.planner.plan import NodePlan, RetryPolicy
-from dataflow.runtime.execution import Ended, Execution, Program, backoff_ms
+from dataflow.runtime.execution import Ended, Execution, Program
 from dataflow.runtime.nodes import NodeRunner
+from dataflow.runtime.waiting import backoff_ms
 
 SCHEMA = Schema.of(n="int64")
 # What a node does with a row: attempts that fail first, then the end of it.
