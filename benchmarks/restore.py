@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from itertools import count
 from typing import Any, Final
 
 from benchmarks.cluster import Cluster
@@ -70,7 +71,7 @@ def measure(cluster: Cluster, *, quick: bool) -> tuple[dict[str, Result], dict[s
     plans = deployed(write(folder, files), cluster.fabric)
     full, empty = plans["restore-full"], plans["restore-empty"]
     files_of_state = folder / ".dataflow" / "state" / cluster.fabric.admin().cluster_id()
-    probes = _probes()
+    probes = key_of_each(PARTITIONS, "sensor")
     _send(cluster, full, [f"sensor-{n:07d}" for n in range(keys)])
     filled_s = _start(cluster, full)
     tell(f"{keys:,} keys kept after {filled_s:.1f} s")
@@ -98,14 +99,14 @@ def _result(name: str, seconds: dict[str, list[float]], goal_s: float) -> Result
     return Result.of(f"restore from the {name}", spent, goal_s, goal_s / max(spent, LEAST_S), 1.0)
 
 
-def _probes() -> list[str]:
-    """A key for each partition."""
+def key_of_each(partitions: int, prefix: str) -> list[str]:
+    """The first key PREFIX-NUMBER of each partition."""
     found: dict[int, str] = {}
-    number = 0
-    while len(found) < PARTITIONS:
-        key = f"sensor-{number:07d}"
-        found.setdefault(murmur2_partition(key.encode(), PARTITIONS), key)
-        number += 1
+    for number in count():
+        if len(found) == partitions:
+            break
+        key = f"{prefix}-{number:07d}"
+        found.setdefault(murmur2_partition(key.encode(), partitions), key)
     return [found[p] for p in sorted(found)]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,13 +21,13 @@ from benchmarks.passthrough import numbers_of
 from benchmarks.peers import QUIX, PeerError, python_of
 from benchmarks.projects import deployed, write
 from benchmarks.report import BenchmarkError, Outcome, Result, median, tell, tightest
+from benchmarks.restore import key_of_each
 from benchmarks.restore import measure as measure_restore
 from dataflow.planner.plan import Plan
-from dataflow.transport.murmur import murmur2_partition
 
 RATE_GOAL: Final = 40_000.0
 PEER_GOAL: Final = 3.0
-WINDOWS: Final = 10
+WINDOWS: Final = 5
 PARTITIONS: Final = 4
 # Event times begin so long before now: Kafka refuses records of the future.
 BEFORE_S: Final = 3_600
@@ -41,13 +41,13 @@ codec: json
 partitions: {PARTITIONS}
 fields: {{sensor: string, value: int64}}
 """,
-    # One partition: how many records lie between the first and the last result is then known.
-    "topics/timed.yaml": """
+    "topics/timed.yaml": f"""
 kind: Topic
 name: state.timed
 key: sensor
 codec: json
-fields: {sensor: string, value: int64, at: {type: timestamp, event_time: true}}
+partitions: {PARTITIONS}
+fields: {{sensor: string, value: int64, at: {{type: timestamp, event_time: true}}}}
 """,
 }
 _COUNTS = """
@@ -93,14 +93,13 @@ Found = dict[tuple[bytes, int], tuple[int, int]]  # (key, window's start in ms o
 
 @dataclass(frozen=True)
 class Job:
-    """One of the two. `timed` records are those that lie between the first and the last output."""
+    """One of the two, and what it must come to."""
 
     name: str
     node: str
     source: str
     records: int
     outputs: int
-    timed: int
     expected: Found
     window_ms: int = 0
 
@@ -196,7 +195,7 @@ def _measure(cluster: Cluster, process: Process, job: Job, group: str, sink: str
             f"{process.name}: {content.records} of {job.outputs} outputs; {wrong} of {len(job.expected)} are wrong, "
             f"{len(found.keys() - job.expected.keys())} unexpected"
         )
-    numbers = {**numbers_of(content, seen), "rate": round(job.timed / content.seconds)}
+    numbers = {**numbers_of(content, seen), "rate": round(job.records / content.seconds)}
     del numbers["digest"]  # results of several keys lie in the topic in an order of each engine's own
     return numbers
 
@@ -217,14 +216,19 @@ def _fill_counts(cluster: Cluster, records: int, keys: int) -> Job:
         return {"sensor": key, "value": value}, 0
 
     _fill(cluster, topic, records, keys, made)
-    return Job("counts", "count", topic, records, records, records, expected)
+    return Job("counts", "count", topic, records, records, expected)
 
 
 def _fill_windows(cluster: Cluster, records: int, keys: int, size_ms: int) -> Job:
-    """A record each ms of event time, and one much later that closes the last window."""
+    """A record each ms of event time.
+
+    In each partition there is one before all, of a window of its own, whose result says when reading began, and one
+    long after all, which closes what is open and has no result.
+    """
     expected: Found = {}
     topic = "state.timed"
     begin_ms = int(time.time() - BEFORE_S) * 1000 // size_ms * size_ms
+    end_ms = begin_ms + (WINDOWS + 1) * size_ms
 
     def made(number: int, key: str, value: int) -> tuple[dict[str, Any], int]:
         at_ms = begin_ms + number
@@ -233,14 +237,12 @@ def _fill_windows(cluster: Cluster, records: int, keys: int, size_ms: int) -> Jo
         expected[at] = (readings + 1, total + value)
         return _timed(key, value, at_ms), at_ms
 
+    firsts, lasts = key_of_each(PARTITIONS, "first"), key_of_each(PARTITIONS, "last")
+    _send(cluster, topic, ((key, *made(-1, key, 0)) for key in firsts))
     _fill(cluster, topic, records, keys, made)
-    record = _timed("the end", 0, begin_ms + (WINDOWS + 1) * size_ms)
-    producer = cluster.fabric.producer()
-    end_ms = begin_ms + (WINDOWS + 1) * size_ms
-    producer.send(topic, json.dumps(record).encode(), b"the end", None, 0, None, end_ms)
-    producer.close()
-    timed = records - size_ms
-    return Job("windows", "sums", topic, records + 1, len(expected), timed, expected, size_ms)
+    _send(cluster, topic, ((key, _timed(key, 0, end_ms), end_ms) for key in lasts))
+    everything = records + len(firsts) + len(lasts)
+    return Job("windows", "sums", topic, everything, len(expected), expected, size_ms)
 
 
 def _timed(key: str, value: int, at_ms: int) -> dict[str, Any]:
@@ -256,12 +258,14 @@ def _fill(
     made: Callable[[int, str, int], tuple[dict[str, Any], int]],
 ) -> None:
     """Each key as often as any other, in an order that is not theirs."""
-    partitions = cluster.fabric.admin().describe([topic])[topic].partitions
+    named = ((number, f"sensor-{number * 7_919 % keys:06d}") for number in range(records))
+    _send(cluster, topic, ((key, *made(number, key, number % 100)) for number, key in named))
+
+
+def _send(cluster: Cluster, topic: str, records: Iterable[tuple[str, dict[str, Any], int]]) -> None:
+    """Records by key, with their time in ms (0: now)."""
     producer = cluster.fabric.producer(latency_first=False)
-    for number in range(records):
-        key = f"sensor-{number * 7_919 % keys:06d}"
-        record, at_ms = made(number, key, number % 100)
-        wire = key.encode()
+    for key, record, at_ms in records:
         value = json.dumps(record, separators=(",", ":")).encode()
-        producer.send(topic, value, wire, None, murmur2_partition(wire, partitions), None, at_ms)
+        producer.send(topic, value, key.encode(), None, -1, None, at_ms)
     producer.close()
