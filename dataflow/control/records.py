@@ -14,6 +14,7 @@ from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import CodecError, ExpressionError
 from dataflow.core.privacy import MASK, is_private, masked, masked_schema
 from dataflow.core.schema import Column, Field, FieldType, Schema, column_of
+from dataflow.core.shares import address_of
 from dataflow.expressions import parse_expression
 from dataflow.planner.plan import DEAD_LETTERS, EdgePlan, Plan
 from dataflow.spec.topics import TopicSpec
@@ -167,7 +168,7 @@ class RecordReader:
             record_id == wanted
             or found.get(headers.CALLER_ID) == wanted
             or wanted in found.get(headers.PARENTS, b"").split(b",")
-            or found.get(headers.REPLY_TO, b"").endswith(b"/" + wanted)
+            or address_of(found.get(headers.REPLY_TO, b"")).endswith(b"/" + wanted)
         )
 
     def _decoded(

@@ -240,7 +240,7 @@ class _Teller:
         self._readers: dict[str, RecordReader] = {}
         self._names: dict[str, list[str]] = {}
         for plan in plans.values():
-            for edge in plan.edges.values():
+            for edge in plan.streams:
                 for topic in edge.topics:
                     self._names.setdefault(topic, []).append(f"{plan.pipeline}.{edge.name}")
 
@@ -327,7 +327,7 @@ def _committed(fabric: Fabric, stage: StagePlan, positions: Iterable[Position]) 
 
 
 def _reads(plan: Plan, stage: StagePlan, topic: str) -> bool:
-    return any(topic in plan.edges[e].topics for e in stage.reads)
+    return any(topic in edge.topics for edge in plan.fetched(stage))
 
 
 def _comes_from(plan: Plan, stage: StagePlan, read: Sequence[Hop], hop: Hop) -> bool:

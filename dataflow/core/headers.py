@@ -15,7 +15,8 @@ PARENTS: Final = "df-parents"  # comma-separated ids, where the record's own id 
 ATTEMPT: Final = "df-attempt"  # decimal count of earlier drives, absent when 0
 
 # topic/partition/id of the gateway replica that waits and of the request's record there: carried to the answer as it
-# is, so that the answer finds its caller whatever ids it got on the way.
+# is, so that the answer finds its caller whatever ids it got on the way. Where a request went several ways at once, with
+# the share of the caller that each has behind it: see core.shares.
 REPLY_TO: Final = "df-reply-to"
 # In a loop: rounds begun, as pipeline/node=3. A record keeps its id; this tells its rounds apart.
 VISITS: Final = "df-visits"
@@ -23,6 +24,7 @@ DEADLINE: Final = "df-deadline"  # Unix time in ms, decimal: work past it is not
 CALLER_ID: Final = "df-caller-id"  # the caller's own request id, echoed
 STATUS: Final = "df-status"  # on replies only: ok | dropped | failed | expired
 REASON: Final = "df-reason"  # on replies only, when not ok: JSON {reason, node, error}
+SHARE: Final = "df-share"  # on replies only, when not ok: the share that is given back, absent for the whole
 EDGE: Final = (
     "df-edge"  # on replies only, when ok: the edge whose record this is, so the gateway knows its contract
 )

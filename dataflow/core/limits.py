@@ -68,6 +68,9 @@ MAX_YAML_BYTES: Final = 1_000_000
 # Nesting and values (aliases expanded) of one declaration file: against files made to exhaust memory.
 MAX_YAML_DEPTH: Final = 50
 MAX_YAML_VALUES: Final = 100_000
+# A join across stages knows for so long that a record is joined, all sides of it: what comes then was written twice, by a
+# worker that was killed, and is written again within minutes. Each record costs some 100 bytes of state meanwhile.
+APART_DOUBLES_MS: Final = 10 * 60_000
 # One entry of keyed state, key and value: it is a record of the changelog topic, of Kafka's default size.
 MAX_STATE_RECORD_BYTES: Final = MAX_RECORD_BYTES
 # Entries of one key given at once: a fan-out of 10,000 and room; a list without an end belongs in keys of its own.

@@ -19,6 +19,9 @@ _NAMES: Final = ("untouched", "emitted", "consumed", "dropped", "failed")
 # error and `retryable`, a row is run again after that one, and it does not count as an attempt.
 BEHIND: Final = "Behind"
 
+# Reason of a record that came when all that it belongs to was over.
+LATE: Final = "late"
+
 
 @dataclass(frozen=True, slots=True)
 class Emission:

@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from dataflow.core.errors import GatewayError
 from dataflow.core.limits import MAX_PENDING_REQUESTS
+from dataflow.core.shares import WHOLE, Share, union
 
 Result = TypeVar("Result")
 
@@ -57,6 +58,7 @@ class Correlator(Generic[Result]):
         self._groups: dict[int, dict[Pending[Result], None]] = {}
         self._deadlines: list[int] = []
         self._count = 0
+        self._given_back: dict[bytes, tuple[Share, Result, bool]] = {}
         self.late = 0
 
     def __len__(self) -> int:
@@ -112,6 +114,8 @@ class Correlator(Generic[Result]):
         if found is None:
             self.late += 1
             return None
+        if self._given_back:
+            self._given_back.pop(record_id, None)
         pending, index = found
         pending.results[index] = result
         pending.missing -= 1
@@ -119,6 +123,25 @@ class Correlator(Generic[Result]):
             return None
         self._end(pending)
         return pending
+
+    def give_back(
+        self, record_id: bytes, share: Share, result: Result, *, grave: bool
+    ) -> Pending[Result] | None:
+        """Take note that a row which went several ways at once has no answer on some of them; the request if that ended it.
+
+        `share` is what of its caller is given back. Once all is, the row has `result`: the first that is `grave`, else the
+        first.
+        """
+        if record_id not in self._rows:
+            self.late += 1
+            return None
+        before, first, was_grave = self._given_back.get(record_id, ((), result, grave))
+        known = union((*before, *share))
+        told, told_grave = (result, True) if grave and not was_grave else (first, was_grave)
+        if known == WHOLE:
+            return self.resolve(record_id, told, good=False)
+        self._given_back[record_id] = (known, told, told_grave)
+        return None
 
     def close(self, pending: Pending[Result]) -> bool:
         """Stop waiting for a request; False if it had ended already."""
@@ -163,3 +186,4 @@ class Correlator(Generic[Result]):
         if pending.missing:
             for record_id in pending.record_ids:
                 self._rows.pop(record_id, None)
+                self._given_back.pop(record_id, None)

@@ -16,6 +16,7 @@ from typing import Final
 from dataflow.core import headers, ids, limits
 from dataflow.core.errors import DataflowError, RecordTooLargeError
 from dataflow.core.schema import Column
+from dataflow.core.shares import read_share
 from dataflow.gateway.correlation import Correlator, Pending
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.http import RETRY_AFTER_S, RequestError
@@ -233,7 +234,11 @@ class Exchange:
         """Take replies in, from whatever brought them."""
         resolve = self.pending.resolve
         for reply in replies:
-            ended = resolve(reply.record_id, reply, good=reply.good)
+            if reply.share:
+                grave = reply.status == headers.STATUS_FAILED
+                ended = self.pending.give_back(reply.record_id, read_share(reply.share), reply, grave=grave)
+            else:
+                ended = resolve(reply.record_id, reply, good=reply.good)
             if ended is not None:
                 self._wake(ended, None)
 

@@ -33,6 +33,7 @@ class Reply(NamedTuple):
     status  one of `core.headers.STATUS_*`
     reason  the JSON of df-reason, b"" when ok
     schema  the fingerprint of the contract that `value` was written with, b"" if not told
+    share   when not ok: what is given back of a row that went several ways at once (`core.shares`), b"" for the whole
     """
 
     record_id: bytes
@@ -41,6 +42,7 @@ class Reply(NamedTuple):
     edge: str
     reason: bytes
     schema: bytes = b""
+    share: bytes = b""
 
     @property
     def good(self) -> bool:
@@ -60,7 +62,7 @@ def reply_of(message: Message) -> Reply | None:
     record_id = message.key()
     if record_id is None:
         return None
-    status, edge, reason, schema = headers.STATUS_OK, "", b"", b""
+    status, edge, reason, schema, share = headers.STATUS_OK, "", b"", b"", b""
     for name, value in message.headers() or ():
         if name == headers.STATUS:
             status = value.decode("ascii", "replace")
@@ -70,7 +72,9 @@ def reply_of(message: Message) -> Reply | None:
             reason = value
         elif name == headers.SCHEMA:
             schema = value
-    return Reply(record_id, status, message.value(), edge, reason, schema)
+        elif name == headers.SHARE:
+            share = value
+    return Reply(record_id, status, message.value(), edge, reason, schema, share)
 
 
 class ReplyReader:

@@ -15,6 +15,7 @@ from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import DataflowError, GatewayError
 from dataflow.core.privacy import MASK, is_private, masked
 from dataflow.core.schema import Schema
+from dataflow.core.shares import address_of
 from dataflow.expressions import parse_expression
 from dataflow.planner.plan import EdgePlan, Plan
 from dataflow.transport.api import Message
@@ -79,7 +80,7 @@ class Events:
             carried.get(headers.ID) == wanted
             or carried.get(headers.CALLER_ID) == wanted
             or wanted in carried.get(headers.PARENTS, b"").split(b",")
-            or carried.get(headers.REPLY_TO, b"").endswith(b"/" + wanted)
+            or address_of(carried.get(headers.REPLY_TO, b"")).endswith(b"/" + wanted)
         )
 
     def _codec_of(self, fingerprint: bytes) -> Codec:

@@ -225,9 +225,23 @@ def _stage(stages: Stages, edges: Mapping[str, EdgePlan], answer: AnswerPlan | N
         changelog=f"{STATE_PREFIX}{resolved.spec.name}.{name}"
         if any(map(stages.keeps_state, members))
         else "",
+        shares=_shares(stages, answer, name),
         closes=closed_by(stages, name),
         hears=not stages.apart.isdisjoint(members),
     )
+
+
+def _shares(stages: Stages, answer: AnswerPlan | None, name: str) -> dict[str, tuple[int, int]]:
+    """Of edges that several stages read for an answer, which of them this one is."""
+    if answer is None or name not in stages.on_path:
+        return {}
+    on_path = [stage for stage in stages.names if stage in stages.on_path]
+    found = {}
+    for edge in stages.reads(name):
+        readers = [stage for stage in on_path if edge in stages.reads(stage)]
+        if len(readers) > 1:
+            found[edge] = (readers.index(name), len(readers))
+    return found
 
 
 def _reason(stages: Stages, name: str) -> str:

@@ -146,6 +146,7 @@ class StagePlan:
     source   its only node feeds the stage from outside Kafka and reads nothing
     outside  its only node is a process of its own, the member of the group; the stage starts it and looks after it
     changelog  the topic that holds the state of its keyed nodes; "" for a stage without
+    shares   which share of the callers of an edge is its own, and of how many: where several stages read it for an answer
     closes   what it says to joins of other stages, and to its own
     hears    it reads what stages say so, beside what it `reads`
     """
@@ -162,6 +163,7 @@ class StagePlan:
     source: bool = False
     changelog: str = ""
     outside: bool = False
+    shares: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     closes: tuple[ClosePlan, ...] = ()
     hears: bool = False
 
@@ -223,6 +225,11 @@ class Plan:
     def origin(self) -> str:
         """The part of header df-origin before the node."""
         return f"{self.pipeline}@{self.version}"
+
+    @property
+    def streams(self) -> tuple[EdgePlan, ...]:
+        """All edges, that on which stages speak to joins included."""
+        return (*self.edges.values(), *((self.control,) if self.control is not None else ()))
 
     def fetched(self, stage: StagePlan) -> tuple[EdgePlan, ...]:
         """The edges that a stage has from Kafka, what stages say to its joins included."""

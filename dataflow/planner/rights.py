@@ -42,10 +42,10 @@ def rights_of(plan: Plan) -> tuple[Right, ...]:
             allow("worker", "group", stage.group, "READ", "DESCRIBE")
         if stage.changelog:
             allow("worker", "topic", stage.changelog, "READ", "WRITE", "DESCRIBE")
-        for edge in stage.reads:
-            for topic in plan.edges[edge].topics:
+        for edge in plan.fetched(stage):
+            for topic in edge.topics:
                 allow("worker", "topic", topic, "READ", "DESCRIBE")
-    for edge_plan in plan.edges.values():
+    for edge_plan in plan.streams:
         written = edge_plan.topics if edge_plan.node else ()
         for topic in (*written, *(p.topic for p in edge_plan.publish)):
             allow("worker", "topic", topic, "WRITE", "DESCRIBE")

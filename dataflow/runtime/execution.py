@@ -8,23 +8,23 @@ later rows of such a key it did not run (BEHIND).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
-from zlib import crc32
 
 import numpy as np
 
-from dataflow.core.batch import Batch, Encoded, Row
+from dataflow.core.batch import UNPACKED, Batch, Encoded, Row
 from dataflow.core.errors import shortened
 from dataflow.core.headers import STATUS_EXPIRED
 from dataflow.core.outcomes import BEHIND, Loss
-from dataflow.planner.plan import FAILED_FIELDS, FAILED_PORT, RetryPolicy
+from dataflow.planner.plan import FAILED_FIELDS, FAILED_PORT
 from dataflow.runtime.nodes import NOTHING, NodeResult, NodeRunner
-from dataflow.runtime.waiting import in_order, merged, parted, split
+from dataflow.runtime.waiting import backoff_ms, in_order, merged, parted, split
 from dataflow.state.api import KeyedState, Timer
 
 
@@ -109,8 +109,8 @@ class _Work:
 class Execution:
     """Feed it an edge's batch (or timers), then `step` until it is `over`; results gather in `written` and `ended`.
 
-    `kept` are the callers (`Row.reply`) of rows that a node holds. `states` is the task's, where a node has any. With
-    `deadlines`, a row that waited for its retry and whose caller is gone is not run again.
+    `holds` are rows that a node holds, `kept` their callers (`Row.reply`), `made` records made from state, by caller. `states`
+    is the task's. With `deadlines`, a row that waited for its retry and whose caller is gone is not run again.
     """
 
     def __init__(self, program: Program, states: States | None = None, *, deadlines: bool = False) -> None:
@@ -123,7 +123,9 @@ class Execution:
         self.written: list[tuple[str, Batch]] = []
         self.ended: list[Ended] = []
         self.misfired: list[Misfire] = []
-        self.kept: set[bytes] = set()
+        self.kept: Counter[bytes] = Counter()
+        self.made: dict[bytes, Row] = {}
+        self.holds: list[tuple[str, Sequence[Row], Sequence[int]]] = []
 
     def feed(self, edge: str, batch: Batch) -> None:
         """Take in what was fetched of an edge."""
@@ -154,7 +156,7 @@ class Execution:
         self.misfired.append(Misfire(timer, node, str(error) or name, name))
 
     def drain(self, node: int) -> None:
-        """Tell a node that its inputs have ended. Raises what the node raises."""
+        """Tell a node that its inputs have ended. Raises what it raises."""
         self._end(node, self._program.runners[node].drain(self._state(node)))
 
     def _end(self, node: int, result: NodeResult) -> None:
@@ -171,6 +173,10 @@ class Execution:
     @property
     def over(self) -> bool:
         return not self._queue
+
+    def waiting(self) -> set[bytes]:
+        """Callers of whom something is under way."""
+        return {row.reply for work in self._queue for row in self._rows_of(work)}
 
     @property
     def due_ms(self) -> int:
@@ -193,7 +199,7 @@ class Execution:
         result = runner.run(work.batch, work.port, state) if len(work.batch) else NOTHING
         rows = work.batch.rows
         self._drop(result.dropped, rows, runner)
-        if result.held or result.endings:
+        if runner.keyed:
             self._keep(work.node, result, rows)
         again = self._fail(work, result.failed, runner) if result.failed else {}
         emitted = merged(work.held, result.emitted) if work.held else result.emitted
@@ -277,15 +283,30 @@ class Execution:
             self.ended.append(Ended(rows[loss.row], loss.reason, runner.plan.name))
 
     def _keep(self, node: int, result: NodeResult, rows: Sequence[Row]) -> None:
-        """Note whose rows the node holds now, and which rows of earlier batches ended."""
+        """Note whose rows the node holds now, and what became of those it held."""
         runner = self._program.runners[node]
-        self.kept.update(rows[i].reply for i in result.held)
+        if result.held:
+            self.kept.update(rows[i].reply for i in result.held)
+            self.holds.append((runner.plan.name, rows, result.held))
+        if self._deadlines:
+            for _, batch in result.emitted:
+                for row in batch.rows:
+                    if row.reply and row.source < UNPACKED:
+                        self.made[row.reply] = row
+                        self._let_go(row.reply)
         for x in result.endings:
             counts = runner.metrics.failed if x.error else runner.metrics.dropped
             counts.add(x.error or x.reason)
             content = Content(next(iter(runner.plan.inputs.get(x.port, ())), ""), x.record)
             self.ended.append(Ended(x.row, x.reason, runner.plan.name, x.error, content))
-            self.kept.discard(x.row.reply)
+            self._let_go(x.row.reply)
+
+    def _let_go(self, reply: bytes) -> None:
+        """A node holds one row less of a caller, if it came with this batch."""
+        if self.kept[reply] > 1:
+            self.kept[reply] -= 1
+        else:
+            del self.kept[reply]
 
     def _write(self, edge: str, batch: Batch) -> None:
         seal = self._program.seals.get(edge)
@@ -367,15 +388,3 @@ def _content(batches: Sequence[Batch], index: int) -> Content:
             return Content(encoded=Encoded(encoded.fingerprint, [encoded.values[index]]) if encoded else None)
         index -= len(batch)
     raise AssertionError("a row that ended is one of its batch")
-
-
-def backoff_ms(policy: RetryPolicy, attempt: int, seed: bytes = b"") -> int:
-    """Wait before attempt `attempt` + 1: doubling from backoff_ms, at most backoff_max_ms, shortened by up to `jitter`.
-
-    How much shorter is a hash of `seed` (the id of a record that waits) and the attempt: a run of the same records
-    waits the same times, and records that failed together do not come back together.
-    """
-    whole = min(policy.backoff_ms * 2 ** (attempt - 1), max(policy.backoff_max_ms, policy.backoff_ms))
-    if policy.jitter:
-        whole *= 1 - policy.jitter * crc32(seed + str(attempt).encode()) / 2**32
-    return int(whole)

@@ -11,6 +11,7 @@ from dataflow.codecs import Codec
 from dataflow.core import headers, ids
 from dataflow.core.batch import Batch, Encoded, Row, concatenate
 from dataflow.core.schema import Schema
+from dataflow.core.shares import parted
 from dataflow.runtime.execution import Ended
 from dataflow.transport.api import Message
 
@@ -24,11 +25,15 @@ WriterSchemas = Callable[
 
 @dataclass(frozen=True)
 class Intake:
-    """Reads one edge. `writer_codec` finds the codec for records of another schema version."""
+    """Reads one edge. `writer_codec` finds the codec for records of another schema version.
+
+    `share` is (which, of how many): several stages read the edge for an answer, each with a share of the callers.
+    """
 
     edge: str
     codec: Codec
     writer_codec: Callable[[bytes], Codec | None]
+    share: tuple[int, int] = (0, 1)
 
     def read(
         self, messages: Sequence[Message], seed: int, now_ms: int, *, honour_deadlines: bool
@@ -39,6 +44,10 @@ class Intake:
         waits for expires: there is nobody to tell of another, and it would be lost in silence.
         """
         rows, fingerprints = _rows(messages, seed)
+        which, readers = self.share
+        if readers > 1:
+            for row in rows:
+                row.reply = parted(row.reply, readers)[which] if row.reply else b""
         ended: list[Ended] = []
         alive: Sequence[int] = range(len(rows))
         if honour_deadlines and any(r.deadline_ms for r in rows):

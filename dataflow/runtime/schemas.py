@@ -101,7 +101,7 @@ class SchemaStore:
     def publish(self, plan: Plan) -> None:
         """Make every contract of a plan known; those there already are left alone."""
         wanted: dict[bytes, StoredSchema] = {}
-        for edge in plan.edges.values():
+        for edge in plan.streams:
             copies = [(p.codec, p.schema, p.topic) for p in edge.publish]
             for codec, schema, name in [(edge.codec, edge.schema, f"{plan.pipeline}.{edge.name}"), *copies]:
                 if codec != "raw":

@@ -15,7 +15,7 @@ its end, goes to the changelog with the commit of its offsets, and is lost with 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,10 +24,11 @@ from dataflow.core import headers, ids, limits
 from dataflow.core.errors import TransportError
 from dataflow.observe.metrics import StageMetrics
 from dataflow.observe.traces import Tracing
-from dataflow.planner.plan import AnswerWhen, StagePlan
+from dataflow.planner.plan import CONTROL, AnswerWhen, StagePlan
 from dataflow.runtime.clockwork import Clockwork
+from dataflow.runtime.closing import closures
 from dataflow.runtime.execution import Execution, Program
-from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers
+from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers, pass_on
 from dataflow.runtime.intake import Intake
 from dataflow.runtime.keeping import Keeper, StatePlace
 from dataflow.runtime.letters import remade, timer_letter
@@ -52,6 +53,12 @@ class StageProgram:
     tracing: Tracing | None = None
     exactly_once: bool = False
     state: StatePlace | None = None
+
+    @property
+    def outputs(self) -> dict[str, Collection[str]]:
+        """The edges that each node writes."""
+        runners, edges = self.program.runners, self.program.edges_of
+        return {runner.plan.name: of.values() for runner, of in zip(runners, edges, strict=True)}
 
     @cached_property
     def codecs(self) -> dict[str, Codec]:
@@ -231,35 +238,47 @@ class Task:
         state = None if self._keeper is None else self._keeper.state
         execution = Execution(stage.program, state, deadlines=stage.on_answer_path)
         execution.feed(intake.edge, batch)
-        return InHand(ticket, messages, batch.rows, execution, ended)
+        return InHand(ticket, messages, batch.rows, execution, ended, intake.edge)
 
     def _write(self, hand: InHand) -> None:
         """Send what the execution gave since the last time."""
         stage = self._stage
         self._begin_transaction()
-        written = hand.execution.written
-        for edge, batch in written[hand.written :]:
-            failed = stage.writers[edge].write(batch, self._partition, self._records, hand.barrier)
+        written = hand.execution.written[hand.written :]
+        leaving = iter(pass_on(hand, [batch for edge, batch in written if edge in stage.plan.leaves]))
+        for edge, batch in written:
+            sent = next(leaving) if edge in stage.plan.leaves else batch
+            failed = stage.writers[edge].write(sent, self._partition, self._records, hand.barrier)
             hand.ended += failed
-            if edge in stage.plan.leaves:
-                hand.left.update(row.reply for row in batch.rows)
-                # The next stage sees them, and goes on with what callers wait for, once the transaction is through.
-                self._passed_on |= self._transaction is not None and any(row.reply for row in batch.rows)
             if edge in stage.plan.answers:
                 note_answers(hand, edge, batch, {e.row.id for e in failed})
-        hand.written = len(written)
+        # The next stage sees them, and goes on with what callers wait for, once the transaction is through.
+        self._passed_on |= self._transaction is not None and bool(hand.left)
+        hand.written += len(written)
 
     def _settle(self, hand: InHand) -> None:
         """The batch has run: bury what failed, and find the callers who will get no answer."""
         stage = self._stage
         hand.ended += hand.execution.ended
         self._bury(hand)
+        if stage.plan.closes:
+            self._close(hand)
         if not stage.on_answer_path:
             return
         hand.refusals = find_refusals(hand)
         if stage.answer_when == "eager":
             self._answer(hand)
             hand.answers, hand.refusals = {}, []
+
+    def _close(self, hand: InHand) -> None:
+        """Tell joins in other stages what will not come."""
+        stage = self._stage
+        said = closures(stage.plan, stage.outputs, hand)
+        if said is not None:
+            writer = stage.writers[CONTROL]
+            writer.write(writer.seal(said)[0], self._partition, self._records, hand.barrier)
+            # Somebody may wait for what is joined once this is known.
+            self._passed_on |= self._transaction is not None and any(row.reply for row in hand.first)
 
     def _bury(self, hand: InHand) -> None:
         """A dead letter for each record that failed, and for each timer."""

@@ -171,7 +171,7 @@ class Worker:
                 log.debug("watching: %s", error)  # the broker is away: the stages will say so
 
     def _check_topics(self, plan: Plan, known: dict[str, str]) -> None:
-        names = [t for s in plan.stages for e in s.reads for t in plan.edges[e].topics]
+        names = [t for s in plan.stages for e in plan.fetched(s) for t in e.topics]
         for name, info in self._shop.fabric.admin().describe(names).items():
             if known.setdefault(name, info.topic_id) == info.topic_id:
                 continue
@@ -180,7 +180,7 @@ class Worker:
                 hint="its offsets mean other records now: restart",
             )
             for stage in plan.stages:
-                if any(name in plan.edges[e].topics for e in stage.reads):
+                if any(name in edge.topics for edge in plan.fetched(stage)):
                     self.stages[plan.pipeline, stage.name].fail(error)
 
     def _measure(self, plan: Plan, stage: StagePlan) -> None:
@@ -191,7 +191,7 @@ class Worker:
 def lag_of(shop: Workshop, plan: Plan, stage: StagePlan) -> int:
     """Records of the stage's inputs that no member of its group has committed yet."""
     admin = shop.fabric.admin()
-    topics = [t for e in stage.reads for t in plan.edges[e].topics]
+    topics = [t for e in plan.fetched(stage) for t in e.topics]
     positions = [(t, n) for t in topics for n in range(plan.topics[t].partitions)]
     # Ends after commits: what a stage sends round to itself between the two would else be in neither.
     committed = admin.group_offsets(stage.group, positions)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 from dataflow.codecs import Codec, codec_for
 from dataflow.core import headers, ids, limits
@@ -15,6 +16,7 @@ from dataflow.observe.metrics import Metrics
 from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import FAILED_PORT, EdgePlan, NodePlan, Plan, StagePlan, TablePlan
 from dataflow.registry import Registry
+from dataflow.runtime.across import Across, Side, by_way
 from dataflow.runtime.execution import Program
 from dataflow.runtime.intake import Intake
 from dataflow.runtime.keeping import StatePlace
@@ -134,7 +136,16 @@ class Workshop:
             out=node.out,
             keep=node.keep,
         )
-        return kind.build(kind.settings.model_validate(dict(node.settings)), context)
+        settings = kind.settings.model_validate(dict(node.settings))
+        made = kind.build(settings, context)
+        if not node.apart:
+            return made
+        sides = {port: plan.edges[edges[0]] for port, edges in node.inputs.items()}
+        read = {
+            port: Side(codec_for(e.codec, e.schema), reader_codecs(self.schemas, e.codec, e.schema))
+            for port, e in sides.items()
+        }
+        return cast("Node", Across(made, node, read, getattr(settings, "wait", None)))
 
     def _model(self, plan: Plan, name: str) -> ModelInfo:
         model = plan.models[name]
@@ -155,52 +166,62 @@ class Workshop:
         self, plan: Plan, stage: StagePlan, nodes: Mapping[str, Node], writers: Mapping[str, EdgeWriter]
     ) -> Program:
         numbers = count()
+        planned = {n: plan.nodes[n] for n in stage.nodes}
+        planned = {n: by_way(node) if node.apart else node for n, node in planned.items()}
         runners = tuple(
             NodeRunner(
-                plan.nodes[name],
+                planned[name],
                 nodes[name],
-                {port: plan.edges[edge].schema for port, edge in plan.nodes[name].outputs.items()},
-                self.metrics.node(plan.pipeline, name, plan.nodes[name].kind),
+                {port: plan.edges[edge].schema for port, edge in planned[name].outputs.items()},
+                self.metrics.node(plan.pipeline, name, planned[name].kind),
                 plan.pipeline,
                 self.tracing,
                 keyed=is_keyed(nodes[name]),
                 numbers=numbers,
-                loop=next((p for p, e in plan.nodes[name].outputs.items() if plan.edges[e].loop), ""),
+                loop=next((p for p, e in planned[name].outputs.items() if plan.edges[e].loop), ""),
             )
             for name in stage.nodes
         )
         feeds: dict[str, list[tuple[int, str]]] = {}
         for index, name in enumerate(stage.nodes):
-            for port, edges in plan.nodes[name].inputs.items():
+            for port, edges in planned[name].inputs.items():
                 for edge in edges:
                     # What another node of this stage wrote and what was fetched come by the same name.
                     feeds.setdefault(edge, []).append((index, port))
         return Program(
             runners,
             {e: tuple(f) for e, f in feeds.items()},
-            tuple(plan.nodes[n].outputs for n in stage.nodes),
+            tuple(planned[n].outputs for n in stage.nodes),
             {edge: writer.seal for edge, writer in writers.items()},
-            frozenset(i for i, n in enumerate(stage.nodes) if self.registry.get(plan.nodes[n].kind).gathers),
+            frozenset(
+                i
+                for i, n in enumerate(stage.nodes)
+                if self.registry.get(planned[n].kind).gathers and not planned[n].apart
+            ),
             frozenset(stage.reads),
         )
 
     def _intakes(self, plan: Plan, stage: StagePlan) -> dict[str, Intake]:
         made: dict[str, Intake] = {}
-        for name in stage.reads:
-            edge = plan.edges[name]
+        for edge in plan.fetched(stage):
             intake = Intake(
-                name, codec_for(edge.codec, edge.schema), reader_codecs(self.schemas, edge.codec, edge.schema)
+                edge.name,
+                codec_for(edge.codec, edge.schema),
+                reader_codecs(self.schemas, edge.codec, edge.schema),
+                stage.shares.get(edge.name, (0, 1)),
             )
             for topic in edge.topics:
                 if topic in made:
                     raise PlanError(
-                        f"stage '{stage.name}': topic '{topic}' feeds both '{made[topic].edge}' and '{name}'"
+                        f"stage '{stage.name}': topic '{topic}' feeds both '{made[topic].edge}' and '{edge.name}'"
                     )
                 made[topic] = intake
         return made
 
     def _writers(self, plan: Plan, stage: StagePlan) -> dict[str, EdgeWriter]:
         edges = [plan.edges[e] for n in stage.nodes for e in plan.nodes[n].outputs.values()]
+        if stage.closes and plan.control is not None:
+            edges.append(plan.control)
         topics = [t for e in edges for t in (*e.topics, *(copy.topic for copy in e.publish))]
         # A topic may be older than the plan and take less; the broker would refuse the record again and again.
         takes = {
@@ -237,7 +258,7 @@ class Workshop:
     def _seeds(self, plan: Plan, stage: StagePlan) -> dict[Position, int]:
         """Seeds of the ids of records that arrive without one."""
         admin = self.fabric.admin()
-        topics = admin.describe([t for e in stage.reads for t in plan.edges[e].topics])
+        topics = admin.describe([t for e in plan.fetched(stage) for t in e.topics])
         cluster = admin.cluster_id()
         return {
             (name, partition): ids.seed_of(cluster, info.topic_id, partition)

@@ -17,6 +17,7 @@ from dataflow.core import headers
 from dataflow.core.batch import Batch, Encoded, Row
 from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError, shortened
 from dataflow.core.schema import Schema
+from dataflow.core.shares import address_of, share_of
 from dataflow.observe.metrics import EdgeMetrics
 from dataflow.planner.plan import DEAD_LETTERS, REPLIES
 from dataflow.runtime.execution import Ended
@@ -233,12 +234,16 @@ def send_refusal(producer: Producer, ended: Ended) -> None:
     if ended.reason == headers.STATUS_EXPIRED:
         status = headers.STATUS_EXPIRED
     reason = {"reason": shortened(ended.reason), "node": ended.node, "error": ended.error}
-    _reply(producer, ended.row, None, [(headers.STATUS, status), (headers.REASON, orjson.dumps(reason))])
+    head: list[Header] = [(headers.STATUS, status), (headers.REASON, orjson.dumps(reason))]
+    share = share_of(ended.row.reply)
+    if share:
+        head.append((headers.SHARE, share))
+    _reply(producer, ended.row, None, head)
 
 
 def _reply(producer: Producer, row: Row, value: bytes | None, head: list[Header]) -> None:
     """Send to the address in the record's header; to nothing but replies, whatever a stranger wrote there."""
-    topic, _, rest = row.reply.partition(b"/")
+    topic, _, rest = address_of(row.reply).partition(b"/")
     partition, _, request = rest.partition(b"/")
     if topic != _REPLIES or not partition.isdigit() or len(partition) > MAX_PARTITION_DIGITS:
         return

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from dataflow.codecs import codec_for
 from dataflow.core import headers
-from dataflow.core.errors import PlanError
 from dataflow.planner.plan import REPLIES, Plan
 from dataflow.registry import Registry
 from dataflow.testing import PipelineRun, RunResult
@@ -206,21 +205,6 @@ def test_joins_follow_joins(tmp_path: Path) -> None:
     result = ran(tmp_path, plan, ["a:retry", "a:drop,c:retry", "c:never", "a:drop,b:drop", "c:drop"])
     assert [(r["c_n"], r["m"]) for r in result.edges["abc"]] == [(0, []), (1, ["a"])]
     assert {r["n"]: r["by"] for r in result.edges["any"]} == {0: "c", 1: "c", 2: "b", 3: "c", 4: "b"}
-
-
-@pytest.mark.parametrize("isolated", ["b", "both"])
-def test_sides_of_different_streams_are_refused(tmp_path: Path, isolated: str) -> None:
-    text = DIAMOND.replace("HOW", "inner").replace("MISSING", "")
-    lines = [
-        line.replace("}", ", isolate: true}", 1) if line.startswith(f"  {isolated}: {{") else line
-        for line in text.splitlines()
-    ]
-    made = "\n".join(lines).replace(
-        "    use: join.by_id",
-        "    isolate: true\n    use: join.by_id" if isolated == "both" else "    use: join.by_id",
-    )
-    with pytest.raises(PlanError, match="gathers the branches of one record"):
-        make_plan(tmp_path, made, registry=KINDS)
 
 
 # --- each
