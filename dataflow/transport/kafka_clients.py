@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import confluent_kafka as ck
 
 from dataflow.core import limits
-from dataflow.core.errors import OffsetOutOfRangeError, RecordTooLargeError, TopicGoneError
+from dataflow.core.errors import FencedError, OffsetOutOfRangeError, RecordTooLargeError, TopicGoneError
 from dataflow.transport.api import EARLIEST, LATEST, Delivered, Header, Message, Position, Rebalance
 from dataflow.transport.kafka_admin import ADMIN_TIMEOUT_S
 from dataflow.transport.kafka_errors import (
@@ -22,6 +23,9 @@ from dataflow.transport.kafka_errors import (
 )
 
 log = logging.getLogger("dataflow.kafka")
+
+# A member that the group refused learns with a heartbeat or two that it has lost its partitions.
+MAX_FENCED_S: Final = 10.0
 
 
 class KafkaProducer:
@@ -79,6 +83,9 @@ class KafkaConsumer:
         self._ends: dict[Position, int] = {}
         self._new_ends: dict[Position, int] = {}
         self._raised: BaseException | None = None
+        self._fenced_s: float | None = (
+            None  # when the group first refused us, not yet followed by a rebalance
+        )
 
     def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None:
         self._topics = tuple(topics)
@@ -116,6 +123,7 @@ class KafkaConsumer:
         """
 
         def kept(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+            self._fenced_s = None
             try:
                 call(consumer, partitions)
             except BaseException as error:  # noqa: BLE001 - see above
@@ -124,6 +132,12 @@ class KafkaConsumer:
         return kept
 
     def _raise_kept(self) -> None:
+        if self._fenced_s is not None and time.monotonic() - self._fenced_s > MAX_FENCED_S:
+            # After a restart of its coordinator the client may stop its heartbeats for good and never notice.
+            raise FencedError(
+                "the group does not know this member any more, and the client has not noticed",
+                hint="it is begun anew with a new one",
+            )
         raised, self._raised = self._raised, None
         if raised is not None:
             raise raised
@@ -218,8 +232,11 @@ class KafkaConsumer:
             if found is None:
                 if self._refused.get(position, -1) <= partition.offset:
                     self._refused.pop(position, None)
-            elif found.code() not in FENCED:  # whoever is fenced has lost its partitions
+            elif found.code() == ck.KafkaError.STALE_MEMBER_EPOCH or found.code() not in FENCED:
+                # With an epoch out of date the partition may be ours all the same: the next heartbeat tells.
                 self._refused[position] = max(partition.offset, self._refused.get(position, -1))
+            elif self._fenced_s is None:  # whoever is fenced has lost its partitions, and is told so
+                self._fenced_s = time.monotonic()
 
     def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self._committed([ck.TopicPartition(*p) for p in positions])
@@ -246,6 +263,7 @@ class KafkaConsumer:
 
     def close(self) -> None:
         self.client.close()
+        self._fenced_s = None
         self._raise_kept()
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
-from dataflow.core.errors import TransportError
+from dataflow.core.errors import FencedError, TransportError
+from dataflow.transport import kafka_clients
 from dataflow.transport.api import EARLIEST, Position
 from dataflow.transport.kafka_clients import KafkaConsumer
 
@@ -177,6 +178,27 @@ def test_a_fenced_member_does_not_try_again(consumer: KafkaConsumer) -> None:
     consumer._on_commit(ck.KafkaError(ck.KafkaError.UNKNOWN_MEMBER_ID), [part(A, 10)])
     consumer.commit({}, wait=False)
     assert consumer.client.commits == []
+
+
+def test_a_member_with_an_epoch_out_of_date_tries_again(consumer: KafkaConsumer) -> None:
+    consumer._on_commit(ck.KafkaError(ck.KafkaError.STALE_MEMBER_EPOCH), [part(A, 10)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits == [{A: 10}]
+
+
+def test_a_member_that_is_fenced_and_never_told_ends(
+    consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fenced = partial(consumer._on_commit, ck.KafkaError(ck.KafkaError.UNKNOWN_MEMBER_ID), [part(A, 10)])
+    fenced()
+    consumer.poll(1, 0)
+    consumer.client.callbacks["on_lost"](consumer.client, [part(A)])
+    monkeypatch.setattr(kafka_clients, "MAX_FENCED_S", -1.0)
+    consumer.poll(1, 0)
+    fenced()
+    with pytest.raises(FencedError, match="does not know this member"):
+        consumer.poll(1, 0)
+    consumer.close()
 
 
 def test_a_partition_that_went_away_takes_its_refused_commit_along(consumer: KafkaConsumer) -> None:
