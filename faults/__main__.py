@@ -13,7 +13,9 @@ from faults.run import report, run, settings, summary
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One broker, few records, each sort of fault about once.")
-@click.option("--seed", type=int, default=None, help="Chooses input, faults and their order. Default: a new one.")
+@click.option(
+    "--seed", type=int, default=None, help="Chooses input, faults and their order. Default: a new one."
+)
 @click.option("--records", type=int, default=0, help="Records of the exactly-once pipeline.")
 @click.option("--mutant", default="", help="Break the engine in this way: see faults.mutants.")
 @click.option("--keep", is_flag=True, help="Leave the folder with all logs.")

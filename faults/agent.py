@@ -5,11 +5,13 @@ None of this is known to the engine: its classes are patched here, in the proces
 FAULTS_FOLDER   the project's folder: a file `slow` there makes a node slow, a file `clock` holds seconds by which this
                 process's wall clock is wrong
 FAULTS_ORDERS   this process's own folder: a file `crash` there names a point at which it kills itself
+FAULTS_DEBUG    what librdkafka is to log, e.g. `eos,cgrp`
 FAULTS_MUTANT   the name of a defect of `faults.mutants`, to show that the judge sees it
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+_PARENT_DEATH_SIGNAL: Final = 1
 # A crash point: what the producer is doing, and whether the process dies before or after it.
 POINTS: Final = {
     "after output, before its offsets": ("before", "adding offsets"),
@@ -79,12 +82,41 @@ def lay_clock(folder: Path) -> None:
     time.time_ns = lambda: int((real() + offset()) * 1e9)
 
 
+def lay_debug(contexts: str) -> None:
+    """Let the clients write librdkafka's own debug log to standard error, from its threads."""
+    import confluent_kafka as ck
+
+    from dataflow.transport import kafka_clients
+
+    def loud(made: Any) -> Callable[..., Any]:
+        return lambda settings, **_: made({**settings, "debug": contexts, "log_level": 7})
+
+    class Loud:
+        """The client library, but for its two constructors."""
+
+        Producer, Consumer = (staticmethod(loud(c)) for c in (ck.Producer, ck.Consumer))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ck, name)
+
+    kafka_clients.ck = Loud()  # type: ignore[attr-defined]  # in place of the module
+
+
+def die_with_parent() -> None:
+    """Let the system kill this process when the harness is gone, however that ended (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def main() -> Any:
     folder, orders = Path(os.environ["FAULTS_FOLDER"]), Path(os.environ["FAULTS_ORDERS"])
+    die_with_parent()
     lay_clock(folder)  # before the engine is imported: it may keep the function
     from dataflow.cli.main import main as engine
 
     lay_crash_points(orders)
+    if contexts := os.environ.get("FAULTS_DEBUG", ""):
+        lay_debug(contexts)
     if mutant := os.environ.get("FAULTS_MUTANT", ""):
         from faults.mutants import MUTANTS
 

@@ -71,4 +71,6 @@ class Callers:
         except httpx.HTTPError:
             return Answer(n, 0, "", None, began, time.monotonic() - began)
         told = said.json().get("answer") if said.status_code == 200 else None
-        return Answer(n, said.status_code, said.headers.get("df-id", ""), told, began, time.monotonic() - began)
+        return Answer(
+            n, said.status_code, said.headers.get("df-id", ""), told, began, time.monotonic() - began
+        )

@@ -26,10 +26,10 @@ class Found:
     """The records of one topic in the order of each partition's log, as equally long arrays. `code`: see `PIECES`."""
 
     topic: str
-    code: "array[int]" = field(default_factory=lambda: array("q"))
-    partition: "array[int]" = field(default_factory=lambda: array("q"))
-    offset: "array[int]" = field(default_factory=lambda: array("q"))
-    identity: "array[int]" = field(default_factory=lambda: array("q"))
+    code: array[int] = field(default_factory=lambda: array("q"))
+    partition: array[int] = field(default_factory=lambda: array("q"))
+    offset: array[int] = field(default_factory=lambda: array("q"))
+    identity: array[int] = field(default_factory=lambda: array("q"))
     strange: list[str] = field(default_factory=list)
     """Records that are not what the story says, described."""
     origins: dict[bytes, int] = field(default_factory=dict)
@@ -45,7 +45,9 @@ class Found:
 
     def arrays(self) -> tuple[Integers, Integers, Integers, Integers]:
         """code, partition, offset, identity; by partition and offset."""
-        made = [np.asarray(a, dtype=np.int64) for a in (self.code, self.partition, self.offset, self.identity)]
+        made = [
+            np.asarray(a, dtype=np.int64) for a in (self.code, self.partition, self.offset, self.identity)
+        ]
         order = np.lexsort((made[2], made[1]))
         return made[0][order], made[1][order], made[2][order], made[3][order]
 
@@ -77,7 +79,10 @@ class Evidence:
 
 
 def gather(
-    bootstrap: str, story: Story, edges: Mapping[str, Sequence[Edge]], letters_topic: str = "dataflow.dead-letters"
+    bootstrap: str,
+    story: Story,
+    edges: Mapping[str, Sequence[Edge]],
+    letters_topic: str = "dataflow.dead-letters",
 ) -> Evidence:
     """Read everything. Edges by pipeline; a pipeline's input is `PIPELINE.events`."""
     schemas = Schemas(bootstrap)

@@ -107,5 +107,6 @@ def wired(event: dict[str, Any], schema: Any) -> dict[str, Any]:
 
     tensors = {f["name"] for f in schema["fields"] if f["name"] == "x"}
     return {
-        name: np.asarray(value, "<f4").tobytes() if name in tensors else value for name, value in event.items()
+        name: np.asarray(value, "<f4").tobytes() if name in tensors else value
+        for name, value in event.items()
     }

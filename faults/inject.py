@@ -97,7 +97,9 @@ def _stop_worker(world: World, _choice: str, chance: random.Random) -> str:
     ended = crew.end(victim, signal.SIGTERM)
     status = victim.process.returncode
     if not ended or status != 0:
-        world.wrong.append(f"a worker did not end in order on SIGTERM (status {status}):\n{victim.output()[-800:]}")
+        world.wrong.append(
+            f"a worker did not end in order on SIGTERM (status {status}):\n{victim.output()[-800:]}"
+        )
     return f"SIGTERM, status {status}"
 
 
@@ -107,7 +109,9 @@ def _kill_broker(world: World, which: str, chance: random.Random) -> str:
     down_s = chance.uniform(1, 6)
     time.sleep(down_s)
     node.start()
-    return f"kill -9 of node {node.address.node_id} of {len(world.brokers.nodes)} ({which}), down {down_s:.1f} s"
+    return (
+        f"kill -9 of node {node.address.node_id} of {len(world.brokers.nodes)} ({which}), down {down_s:.1f} s"
+    )
 
 
 def _node(world: World, which: str, chance: random.Random) -> Node:
@@ -142,7 +146,9 @@ def _full_disk(world: World, _choice: str, chance: random.Random) -> str:
     ended = not node.pid
     node.kill()
     node.start()
-    return f"node {node.address.node_id} could write no file any more" + (" and ended" if ended else ": killed")
+    return f"node {node.address.node_id} could write no file any more" + (
+        " and ended" if ended else ": killed"
+    )
 
 
 def _slow_node(world: World, _choice: str, chance: random.Random) -> str:

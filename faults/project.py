@@ -62,7 +62,9 @@ class Tag:
 node("work.tag")(Tag)
 '''.replace("TOO_LARGE", str(TOO_LARGE))
 
-_FIELDS = 'word: string, n: int64, turn: int64, kind: int32, twice: int64, x: "float32[4]", parts: list<int32>'
+_FIELDS = (
+    'word: string, n: int64, turn: int64, kind: int32, twice: int64, x: "float32[4]", parts: list<int32>'
+)
 _TOPICS = f"""
 kind: Topic
 name: flow.events

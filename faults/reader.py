@@ -20,7 +20,7 @@ import confluent_kafka as ck
 import numpy as np
 import numpy.typing as npt
 
-from faults.wire import TIMEOUT_S, consumer, partitions
+from faults.wire import TIMEOUT_S, consumer, end_of, partitions
 
 Seen = dict[tuple[str, int], tuple["array[int]", "array[int]"]]
 
@@ -49,12 +49,17 @@ def main(bootstrap: str, path: Path, topics: Sequence[str]) -> None:
     client = consumer(bootstrap)
     seen: Seen = {}
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     places = partitions(client, topics)
     client.assign([ck.TopicPartition(*p, ck.OFFSET_BEGINNING) for p in places])
     while not ended.is_set():
         note(seen, client.consume(2_000, 0.2))
-    ends = {p: client.get_watermark_offsets(ck.TopicPartition(*p), timeout=TIMEOUT_S)[1] for p in places}
+    ends = {p: end_of(client, p) for p in places}
     last = time.monotonic()
     while time.monotonic() - last < TIMEOUT_S:
         at = {(p.topic, p.partition): p.offset for p in client.position(client.assignment())}

@@ -50,7 +50,9 @@ def settings(seed: int, records: int, *, quick: bool) -> Settings:
 def run(chosen: Settings, tell: Tell, *, mutant: str = "", keep: bool = False) -> Judgement:
     """Run it all. The folder of everything is deleted unless something is wrong or `keep`."""
     folder = Path(tempfile.mkdtemp(prefix="dataflow-faults-"))
-    tell(f"seed {chosen.seed}, {chosen.sizes.records:,} records, {sum(chosen.faults.values())} faults, in {folder}")
+    tell(
+        f"seed {chosen.seed}, {chosen.sizes.records:,} records, {sum(chosen.faults.values())} faults, in {folder}"
+    )
     world = World(folder, chosen.sizes, chosen.seed, mutant=mutant)
     try:
         judged = _story(world, chosen, tell)
@@ -99,8 +101,9 @@ def _one(world: World, fault: Fault, began: float) -> Incident:
 def _end(world: World, incidents: list[Incident], tell: Tell) -> Judgement:
     began = time.monotonic()
     world.callers.close()
-    if wrong := world.drained(DRAIN_S):
-        world.wrong.append(f"after all faults were over: {wrong}")
+    unfinished = world.drained(DRAIN_S)
+    if unfinished:
+        world.wrong.append(f"after all faults were over: {unfinished}")
     world.feeder.close()
     world.watch.look()
     world.watch.close()
@@ -113,7 +116,7 @@ def _end(world: World, incidents: list[Incident], tell: Tell) -> Judgement:
             world.wrong.append(f"a worker ended by itself with status {status}:\n{agent.output()[-800:]}")
     case = Case(
         world.story, world.feeder.written, world.feeder.poison, incidents, evidence, world.watch,
-        world.callers.answers, seen, world.wrong, world.factors, world.brokers.bootstrap, world.feeder.refused,
+        world.callers.answers, seen, world.wrong, world.factors, world.brokers.bootstrap, world.feeder.refused, unfinished,
     )  # fmt: skip
     return judge(case)
 

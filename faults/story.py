@@ -95,7 +95,7 @@ def _plain(value: Record) -> dict[str, Any]:
 
 
 def _score(_story: Story, value: Record) -> bool:
-    return value["y"] / total(value["n"]) in FACTORS
+    return bool(value["y"] / total(value["n"]) in FACTORS)
 
 
 def _tag(story: Story, value: Record) -> bool:
@@ -112,7 +112,7 @@ def _both(story: Story, value: Record) -> bool:
 
 def _piece(_story: Story, value: Record) -> bool:
     n, index = value["n"], value["index"]
-    return value["count"] == children(n) and index < children(n) and value["part"] == (n + index) % 10
+    return bool(value["count"] == children(n) and index < children(n) and value["part"] == (n + index) % 10)
 
 
 def _whole(story: Story, value: Record) -> bool:

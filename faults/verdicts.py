@@ -48,7 +48,7 @@ def _reordered(code: Integers, story: Story) -> list[int]:
     order = np.argsort(keys, kind="stable")
     ordered, of = code[order], keys[order]
     back = (ordered[1:] < ordered[:-1]) & (of[1:] == of[:-1])
-    return ordered[1:][back].tolist()
+    return [int(c) for c in ordered[1:][back]]
 
 
 def _strayed(code: Integers, partition: Integers, story: Story, partitions: int) -> list[str]:
@@ -64,9 +64,7 @@ def wanted_codes(edge: Edge, story: Story, count: int) -> Integers:
     return numbers * PIECES + index
 
 
-def late_outputs(
-    inputs: Found, outputs: Found, partitions: int
-) -> dict[int, tuple[Integers, Integers]]:
+def late_outputs(inputs: Found, outputs: Found, partitions: int) -> dict[int, tuple[Integers, Integers]]:
     """By partition: offsets of inputs, and how far the output's log must reach once all before are finished.
 
     That is the running maximum, over inputs in log order, of the offset of the first output of each.
@@ -77,7 +75,9 @@ def late_outputs(
     numbers = out_code // PIECES
     # Of several pieces the last is the one that finishes the record; of doubles the first counts.
     known, first = np.unique(out_code, return_index=True)
-    last = np.zeros(int(max(in_code.max(initial=0) // PIECES, numbers.max(initial=0))) + 1, dtype=np.int64) - 1
+    last = (
+        np.zeros(int(max(in_code.max(initial=0) // PIECES, numbers.max(initial=0))) + 1, dtype=np.int64) - 1
+    )
     np.maximum.at(last, known // PIECES, out_offset[first])
     for number in range(partitions):
         mine = in_partition == number

@@ -11,6 +11,7 @@ from typing import Final
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from faults.owners import Owners
 from faults.processes import Agent
 from faults.wire import QUIET, consumer
 
@@ -60,6 +61,7 @@ class Watch:
         self._every_s = every_s
         self._admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
         self._asking = {g.name: consumer(bootstrap, group=g.name) for g in groups}
+        self._owners = Owners(bootstrap)
         self._places: dict[str, list[Place]] = {}
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -80,6 +82,7 @@ class Watch:
     def close(self) -> None:
         self._stop.set()
         self._thread.join(60)
+        self._owners.close()
         for client in self._asking.values():
             client.close()
 
@@ -142,16 +145,14 @@ class Watch:
         level = ck.IsolationLevel.READ_COMMITTED if committed_only else ck.IsolationLevel.READ_UNCOMMITTED
         asked = {ck.TopicPartition(*p): OffsetSpec.latest() for p in places}
         futures = self._admin.list_offsets(asked, isolation_level=level, request_timeout=_REQUEST_S)
-        return {(p.topic, p.partition): f.result(_REQUEST_S + 5).offset for p, f in futures.items()}
+        try:
+            return {(p.topic, p.partition): f.result(_REQUEST_S + 5).offset for p, f in futures.items()}
+        except TimeoutError:
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT)) from None
 
     def owners(self, group: str) -> dict[Place, int]:
         """How many members own each partition of what the group reads."""
-        found = self._admin.describe_consumer_groups([group], request_timeout=_REQUEST_S)[group]
-        counts = dict.fromkeys(self.inputs(group), 0)
-        for member in found.result(_REQUEST_S + 5).members:
-            for partition in member.assignment.topic_partitions:
-                place = (partition.topic, partition.partition)
-                counts[place] = counts.get(place, 0) + 1
+        counts = dict.fromkeys(self.inputs(group), 0) | self._owners.ask(group)
         self.doubles += [f"{group} {p}" for p, count in counts.items() if count > 1]
         return counts
 

@@ -32,14 +32,18 @@ def consumer(bootstrap: str, *, committed: bool = True, group: str = "") -> ck.C
 
 
 def read_all(
-    bootstrap: str, topics: Sequence[str], take: Callable[[Sequence[ck.Message]], None], *, committed: bool = True
+    bootstrap: str,
+    topics: Sequence[str],
+    take: Callable[[Sequence[ck.Message]], None],
+    *,
+    committed: bool = True,
 ) -> None:
     """Give every record of `topics`, up to the ends they have now, to `take`. Raises RuntimeError if none come."""
     client = consumer(bootstrap, committed=committed)
     try:
         places = [ck.TopicPartition(*place, ck.OFFSET_BEGINNING) for place in partitions(client, topics)]
-        ends = {(p.topic, p.partition): client.get_watermark_offsets(p, timeout=TIMEOUT_S) for p in places}
-        behind = {place for place, (low, high) in ends.items() if high > low}
+        ends = {(p.topic, p.partition): end_of(client, (p.topic, p.partition)) for p in places}
+        behind = {place for place, end in ends.items() if end > 0}
         client.assign([p for p in places if (p.topic, p.partition) in behind])
         last = time.monotonic()
         while behind:
@@ -48,14 +52,27 @@ def read_all(
             take(found)
             at = {(p.topic, p.partition): p.offset for p in client.position(client.assignment())}
             before = len(behind)
-            behind = {p for p in behind if at[p] < ends[p][1]}
+            behind = {p for p in behind if at[p] < ends[p]}
             if found or len(behind) < before:
                 last = time.monotonic()
             elif time.monotonic() - last > TIMEOUT_S:
-                stuck = {p: (at[p], ends[p][1]) for p in behind}
+                stuck = {p: (at[p], ends[p]) for p in behind}
                 raise RuntimeError(f"nothing more to read, and these are not at their ends: {stuck}")
     finally:
         client.close()
+
+
+def end_of(client: ck.Consumer, place: tuple[str, int]) -> int:
+    """The end of a partition for this client, 0 if it is empty; asked again while the cluster settles. Raises KafkaException."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            low, high = client.get_watermark_offsets(ck.TopicPartition(*place), timeout=10)
+            return int(high) if high > low else 0
+        except ck.KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def partitions(client: ck.Consumer, topics: Sequence[str]) -> list[tuple[str, int]]:

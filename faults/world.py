@@ -18,7 +18,7 @@ from faults.processes import Agent, Crew, Stable, free_port, shown
 from faults.project import FACTORS, write_project
 from faults.reader import Reader
 from faults.story import EDGES, Story
-from faults.watch import Group, Watch
+from faults.watch import Group, Place, Watch
 from faults.wire import Schemas
 
 _LOOK_S: Final = 0.2
@@ -146,7 +146,7 @@ class World:
         "" when that came in time, else what is not so.
         """
         deadline = time.monotonic() + timeout_s
-        marks = {}
+        marks: dict[str, dict[Place, int]] = {}
         wrong = "nothing was looked at"
         while time.monotonic() < deadline:
             self.heal()
@@ -161,7 +161,7 @@ class World:
             time.sleep(_LOOK_S)
         return wrong
 
-    def _unsettled(self, group: str, marks: dict[str, dict[tuple[str, int], int]]) -> str:
+    def _unsettled(self, group: str, marks: dict[str, dict[Place, int]]) -> str:
         owners = self.watch.owners(group)
         if any(count != 1 for count in owners.values()):
             return f"owners of {group}: {owners}"

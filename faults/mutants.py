@@ -1,0 +1,76 @@
+"""Engines that are broken on purpose: each shows that the judge sees what it says it looks for.
+
+They are laid over the engine's classes by `faults.agent`, in the workers of a run that must then be found wanting.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+
+def commit_before_output() -> None:
+    """Offsets first, on their own, and then the transaction with the outputs."""
+    from dataflow.transport.kafka_transactions import KafkaTransaction
+
+    commit = KafkaTransaction.commit
+
+    def hasty(self: KafkaTransaction, offsets: Mapping[Any, int], consumer: Any) -> None:
+        if offsets:
+            consumer.commit(offsets, wait=True)
+        # The crash points of this suite lie in the steps: one of them is now between offsets and outputs.
+        self._step("adding offsets", lambda _: None)
+        commit(self, {}, consumer)
+
+    KafkaTransaction.commit = hasty  # type: ignore[method-assign]  # the point of this module
+
+
+def without_fencing() -> None:
+    """Every process has transactional ids of its own, and what was lost goes on being worked on."""
+    from dataflow.runtime import stage
+
+    name = stage.transactional_id
+    mark = uuid.uuid4().hex
+    stage.transactional_id = lambda plan, partition: f"{name(plan, partition)}.{mark}"
+
+    def go_on(self: stage.StageLoop, positions: Any) -> None:
+        del self, positions
+
+    stage.StageLoop.lost = go_on  # type: ignore[method-assign]
+    stage.StageLoop.revoked = go_on  # type: ignore[method-assign]
+
+
+def without_contiguous_tracking() -> None:
+    """An offset may be committed as soon as its record is taken, whatever becomes of it."""
+    from dataflow.runtime.offsets import OffsetTracker, Ticket
+
+    def begin(self: OffsetTracker, ends: Mapping[Any, int]) -> Ticket:
+        self._ready.update(ends)
+        return Ticket(dict(ends))
+
+    OffsetTracker.begin = begin  # type: ignore[method-assign]
+    OffsetTracker.finish = lambda *_: None  # type: ignore[method-assign,assignment]
+
+
+def loses_dead_letters() -> None:
+    """What fails is gone."""
+    from dataflow.runtime import task
+
+    task.send_dead_letter = lambda *_: None
+
+
+def reads_uncommitted() -> None:
+    """Consumers see what is aborted later."""
+    from dataflow.transport import kafka
+
+    kafka._CONSUMER = {**kafka._CONSUMER, "isolation.level": "read_uncommitted"}  # type: ignore[misc]
+
+
+MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
+    "commit before output": commit_before_output,
+    "without fencing": without_fencing,
+    "without contiguous tracking": without_contiguous_tracking,
+    "loses dead letters": loses_dead_letters,
+    "reads uncommitted": reads_uncommitted,
+}

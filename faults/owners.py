@@ -1,0 +1,84 @@
+"""Who owns what in consumer groups, asked in a process of its own.
+
+librdkafka's admin client may end its process when a group's coordinator moves while it is asked (its issue 5040), which
+is what this suite makes happen: then the process is started again, and the question was not answered.
+
+``python -m faults.owners BOOTSTRAP`` reads group names, a line each, and answers with a line of JSON:
+``[[topic, partition], ...]`` with each partition as often as members own it, or ``{"error": ...}``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Final
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient
+
+from faults.wire import QUIET
+
+Place = tuple[str, int]
+_REQUEST_S: Final = 5.0
+
+
+class Owners:
+    """The process, from outside. One thread."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._process: subprocess.Popen[str] | None = None
+        self.crashes = 0
+
+    def ask(self, group: str) -> Counter[Place]:
+        """How many members own each partition. Raises KafkaException when there was no answer."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "faults.owners", self._bootstrap],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(group + "\n")
+            self._process.stdin.flush()
+            said = self._process.stdout.readline()
+        except OSError:
+            said = ""
+        if not said:
+            self.crashes += 1
+            self._process.kill()
+            self._process.wait()
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._FAIL, "the asking process died"))
+        found = json.loads(said)
+        if isinstance(found, dict):
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._FAIL, found["error"]))
+        return Counter((str(topic), int(partition)) for topic, partition in found)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _answer(bootstrap: str, group: str) -> str:
+    # A client of its own for each question: one that knew a coordinator that is gone asks it for ever.
+    admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
+    try:
+        asked = admin.describe_consumer_groups([group], request_timeout=_REQUEST_S)[group]
+        members = asked.result(_REQUEST_S + 5).members
+    except (ck.KafkaException, TimeoutError) as error:
+        return json.dumps({"error": str(error) or "timed out"})
+    return json.dumps([[p.topic, p.partition] for m in members for p in m.assignment.topic_partitions])
+
+
+def main(bootstrap: str) -> None:
+    for line in sys.stdin:
+        sys.stdout.write(_answer(bootstrap, line.strip()) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
