@@ -118,7 +118,8 @@ def _buried(cluster: Cluster) -> int:
 
 def _check(cluster: Cluster, plan: Plan, records: int, buried_before: int) -> None:
     """Every departure ended on one of the two answers, and none was buried."""
-    ends = {e: sum(cluster.ends(plan.edges[e].topics[0]).values()) for e in ("rebook", "triage.on_time")}
+    # Read, not asked for: the end of a topic counts the marks of transactions too.
+    ends = {e: cluster.read(plan.edges[e].topics[0]).records for e in ("rebook", "triage.on_time")}
     buried = _buried(cluster) - buried_before
     if sum(ends.values()) != records or buried:
         raise BenchmarkError(f"{records} departures ended as {ends} and {buried} dead letters")
