@@ -9,20 +9,14 @@ concern a join are its ways, from its sides back to where the record began.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from dataflow.core.schema import Schema
-from dataflow.planner.plan import CONTROL, ClosePlan, EdgePlan, join_source
+from dataflow.planner.plan import CONTROL, CONTROL_SCHEMA, ClosePlan, EdgePlan, join_source
 from dataflow.spec import Fault
 from dataflow.spec.problems import YamlPath
 
 if TYPE_CHECKING:
     from dataflow.planner.stages import Stages
-
-# Why a record of `source` will not come on `edge`, and the node where it ended; both "" where it was sent another way.
-CONTROL_SCHEMA: Final = Schema.of(
-    source="string", edge="string", reason="string", error="string", node="string"
-)
 
 
 def ways_of(stages: Stages, join: str) -> dict[str, tuple[str, ...]]:

@@ -25,6 +25,11 @@ REPLIES: Final = "dataflow.replies"
 FAILED_PORT: Final = "failed"
 FAILED_FIELDS: Final = ("error", "reason")
 
+# Why a record of `source` will not come on `edge`, and the node where it ended; both "" where it was sent another way.
+CONTROL_SCHEMA: Final = Schema.of(
+    source="string", edge="string", reason="string", error="string", node="string"
+)
+
 AnswerWhen = Literal["committed", "durable", "eager"]
 Delivery = Literal["at_least_once", "exactly_once"]
 

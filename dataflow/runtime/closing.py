@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataflow.core.batch import Batch, Row
 from dataflow.core.outcomes import LATE
 from dataflow.core.schema import column_of
-from dataflow.planner.apart import CONTROL_SCHEMA
-from dataflow.planner.plan import ClosePlan, StagePlan, join_source
+from dataflow.planner.plan import CONTROL_SCHEMA, ClosePlan, StagePlan, join_source
 from dataflow.runtime.execution import Ended
 from dataflow.runtime.hand import InHand
 
