@@ -193,8 +193,9 @@ def await_end(fabric: Fabric, plan: Plan, worker: Worker, rows: int, on_progress
     `rows` is how many were fed, for `on_progress`. Raises DataflowError if a stage fails.
     """
     for group in _in_order(plan):
-        read = {e for stage in group for e in stage.reads if plan.edges[e].loop}
-        loops = [t for e in read for t in plan.edges[e].topics]
+        # What a stage says to its own joins comes round, too.
+        read = [e for stage in group for e in plan.fetched(stage) if e.loop or e is plan.control]
+        loops = list(dict.fromkeys(t for e in read for t in e.topics))
         for drained in (None, *group):
             if drained is not None:
                 _drain(worker.stages[plan.pipeline, drained.name], drained)
@@ -213,7 +214,7 @@ def _await_stage(
     fabric: Fabric, plan: Plan, stage: StagePlan, worker: Worker, rows: int, on_progress: OnProgress
 ) -> None:
     """Wait until a stage has committed all that is there for it now."""
-    targets = ends_of(fabric, [t for e in stage.reads for t in plan.edges[e].topics])
+    targets = ends_of(fabric, [t for e in plan.fetched(stage) for t in e.topics])
     first = fabric.admin().offsets(list(targets), EARLIEST)
     size = sum(targets.values()) - sum(first.values())
     fed = any(not plan.edges[e].node for e in stage.reads)

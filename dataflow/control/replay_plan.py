@@ -68,6 +68,7 @@ def shadow_plan(recorded: Plan, runs: Plan, registry: Registry, edge: str, prefi
         inputs={n: e.topics[0] for n, e in edges.items() if not e.node},
         topics=_topics(edges, runs, prefix),
         answer=None,
+        control=None if runs.control is None else _own_edge(runs.control, prefix),
     )
     return Shadow(
         plan=plan,
@@ -201,7 +202,8 @@ def _stage(stage: StagePlan, plan: Plan, running: Iterable[str], prefix: str) ->
 def _topics(edges: Mapping[str, EdgePlan], runs: Plan, prefix: str) -> dict[str, TopicPlan]:
     """The topics that a replay makes. Those of fed edges get the partitions of what is fed, see `with_partitions`."""
     made = {}
-    for edge in edges.values():
+    spoken = [] if runs.control is None else [_own_edge(runs.control, prefix)]
+    for edge in (*edges.values(), *spoken):
         for topic in edge.topics:
             planned = runs.topics.get(topic.removeprefix(prefix))
             config = {

@@ -62,9 +62,15 @@ def locate(plan: Plan, node: str, text: str, *, raw: str = "", partition: int | 
     if stage is None or not stage.changelog:
         keeping = [n for s in plan.stages if s.changelog for n in s.nodes]
         raise GatewayError(404, f"node '{node}' keeps no state", hint=_keeping(keeping))
-    edge = _placing(plan, node)
+    edge = None if plan.nodes[node].apart else _placing(plan, node)
     key = _raw_key(text, raw) if raw or edge is None else _declared_key(edge, text)
     partitions = edge.partitions if edge is not None else stage.partitions
+    if partition is None and plan.nodes[node].apart and partitions > 1:
+        raise GatewayError(
+            400,
+            f"node '{node}' keeps records by id, on the partition where they came",
+            hint="say which: partition=0",
+        )
     if partition is None:
         partition = murmur2_partition(key, partitions)
     elif not 0 <= partition < stage.partitions:

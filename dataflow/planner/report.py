@@ -112,11 +112,15 @@ def _stage(plan: Plan, stage: StagePlan) -> Iterator[tuple[str, str]]:
         yield "group", stage.group
         yield "tasks", str(stage.partitions)
         yield "reads", ", ".join(stage.reads)
+    if stage.hears and plan.control is not None:
+        yield "hears", f"which records will not come, from {plan.control.topics[0]}"
     if stage.outside:
         yield "as", "a process of its own, started anew when it ends"
     yield "runs", ", ".join(f"{name} ({plan.nodes[name].kind})" for name in stage.nodes)
     written = [e.name for e in edges_in_order(plan) if e.node in stage.nodes and (e.write or e.publish)]
     yield "writes", ", ".join(written) or "nothing"
+    if stage.closes and plan.control is not None:
+        yield "says", f"which records went no further, on {plan.control.topics[0]}"
     if stage.changelog:
         yield "state", f"in {stage.changelog}"
     if stage.answers:

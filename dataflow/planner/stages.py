@@ -170,26 +170,6 @@ def stage_faults(stages: Stages) -> Iterator[Fault]:
     yield from control_faults(stages)
     for stage in stages.names:
         yield from _task_faults(stages, stage)
-    if stages.resolved.spec.answer is not None:
-        yield from _answer_faults(stages)
-
-
-def _answer_faults(stages: Stages) -> Iterator[Fault]:
-    """A request that is read by several stages ends with the first of them that has no answer for it."""
-    readers: dict[str, dict[str, str]] = {}
-    for node in stages.on_path:
-        for edge in stages.resolved.read_by(node):
-            if stages.fetches(node, edge):
-                readers.setdefault(edge, {})[stages.stage_of[node]] = node
-    for edge, found in readers.items():
-        if len(found) > 1:
-            said = ", ".join(f"'{stage}'" for stage in stages.names if stage in found)
-            message = f"stages {said} read '{edge}' for an answer: where one of them drops a request, its caller is told so"
-            last = [n for n in stages.resolved.nodes if n in found.values()][-1]
-            ports = stages.resolved.spec.nodes[last].feeds.items()
-            port, index = next((p, es.index(edge)) for p, es in ports if edge in es)
-            path: YamlPath = ("nodes", last, "from", *([port] if port else []), index)
-            yield Fault(path, message, "let one stage decide, and others read what it gives", "warning")
 
 
 def _unwritten_faults(stages: Stages) -> Iterator[Fault]:

@@ -439,3 +439,36 @@ def test_state_begins_empty_and_the_report_says_so(tmp_path: Path, unique: str) 
     report = replay(made.folder, registry, made.fabric, Replay(upon, upon))
     assert report.same
     assert (report.fed[0].records, report.edges[0].equal) == (10, 6)
+
+
+TORN = """
+kind: Topic
+name: {name}.loans
+partitions: 2
+fields: {{loan: string, amount: float64}}
+---
+kind: Pipeline
+name: {name}-torn
+inputs: {{loan: {name}.loans}}
+nodes:
+  large: {{use: filter.when, from: loan, with: {{when: amount > 100}}}}
+  odd: {{use: filter.when, from: loan, with: {{when: amount % 2 == 1}}, isolate: true}}
+  both: {{use: join.by_id, from: {{large: large, odd: odd}}, with: {{how: outer, select: {{odd: [loan]}}, prefix: {{odd: odd_}}, missing: without}}}}
+"""
+
+
+def test_a_join_across_stages(tmp_path: Path, unique: str) -> None:
+    made = make(tmp_path, unique, MemoryFabric())
+    place = tmp_path / "pipelines" / "torn"
+    place.mkdir()
+    (place / "pipeline.yaml").write_text(TORN.format(name=unique))
+    made.deploy()
+    produce(made, f"{unique}.loans", [{"loan": f"l{i}", "amount": 90 + i} for i in range(20)])
+    with made.working() as shop:
+        made.settle(shop)
+    plan = read_plans(made.fabric)[f"{unique}-torn"]
+    said = ends(made, f"{unique}-torn.control")
+    report = replay(made.folder, Registry.default(made.folder), made.fabric, Replay(plan, plan))
+    assert report.same
+    assert {e.edge: e.equal for e in report.edges} == {"large": 9, "odd": 10, "both": 14}
+    assert ends(made, f"{unique}-torn.control") == said == 21  # what the replay said is on a topic of its own

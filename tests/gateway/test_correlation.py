@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dataflow.core.errors import GatewayError
+from dataflow.core.shares import WHOLE, parted, read_share, share_of
 from dataflow.gateway.correlation import Correlator, Pending
 
 
@@ -45,6 +46,33 @@ def test_full_and_late_requests_are_refused() -> None:
     with pytest.raises(GatewayError) as past:
         correlator.open(b"s", [b"b"], 10, 10)
     assert past.value.status == 504
+
+
+def test_a_row_that_went_several_ways_is_refused_when_all_of_it_is_given_back() -> None:
+    left, right = (read_share(share_of(part)) for part in parted(b"a", 2))
+    correlator: Correlator[str] = Correlator()
+    pending = correlator.open(b"r", [b"a"], 10, 0)
+    assert correlator.give_back(b"a", left, "dropped", grave=False) is None
+    assert correlator.give_back(b"a", left, "dropped again", grave=False) is None
+    assert correlator.give_back(b"a", right, "failed", grave=True) is pending
+    assert pending.results == ["failed"]
+    assert correlator.give_back(b"a", right, "failed", grave=True) is None
+    assert (correlator.late, correlator.rows, len(correlator)) == (1, 0, 0)
+    # The first of two that are alike; and what is answered meanwhile is answered.
+    pending = correlator.open(b"r", [b"a", b"b"], 10, 0, whole=False)
+    correlator.give_back(b"a", right, "failed", grave=True)
+    correlator.give_back(b"b", right, "dropped", grave=False)
+    assert correlator.give_back(b"a", left, "failed later", grave=True) is None
+    assert correlator.resolve(b"b", "fine") is pending
+    assert pending.results == ["failed", "fine"]
+    # Nothing of one whose time is over stays behind.
+    correlator.open(b"r", [b"a"], 10, 0)
+    correlator.give_back(b"a", right, "failed", grave=True)
+    assert len(correlator.expire(10)) == 1
+    pending = correlator.open(b"r", [b"a"], 20, 11)
+    assert correlator.give_back(b"a", left, "dropped", grave=False) is None
+    assert correlator.give_back(b"a", WHOLE, "gone", grave=False) is pending
+    assert pending.results == ["dropped"]
 
 
 def test_deadlines_of_answered_requests_do_not_pile_up() -> None:

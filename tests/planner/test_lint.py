@@ -149,24 +149,6 @@ nodes:
     ]
 
 
-def test_a_request_that_several_stages_read(tmp_path: Path) -> None:
-    text = """
-inputs: {t: t}
-answer: {from: [b, c]}
-nodes:
-  a: {use: test.rekey, from: t, with: {key: id}}
-  b: {use: test.pass, from: a}
-  c: {use: test.pass, from: a, isolate: true}
-  d: {use: test.pass, from: a}
-"""
-    assert lines(tmp_path, text) == [
-        (
-            "9:29: warning: stages 'b', 'c' read 'a' for an answer: where one of them drops a request, its caller is told so "
-            "(let one stage decide, and others read what it gives)"
-        ),
-    ]
-
-
 def test_what_a_stage_fetches_is_written(tmp_path: Path) -> None:
     text = """
 inputs: {t: t}
