@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import faust
 from faust.agents import current_agent
+from faust.tables.recovery import Recovery
 from faust.topics import Topic
 
 from dataflow.sdk import headers, ids
@@ -32,6 +33,8 @@ COMMIT_S: Final = 1.0
 SESSION_S: Final = 6.0
 HEARTBEAT_S: Final = 1.0
 FAILED: Final = 70
+# Older names of settings that are made here.
+OLD_NAMES: Final = frozenset({"commit_interval", "default_partitions"})
 
 # What a record has of its own; everything else of an input record's headers goes on with what comes of it.
 _OWN: Final = headers.PER_HOP | headers.REQUEST | {headers.SOURCE}
@@ -137,49 +140,87 @@ def marking(send: Callable[..., Any], marker: Marker, output: str, partitions: i
 
 
 def load(place: Mapping[str, Any]) -> Any:
-    """The app of ``module:name``, with the node's topics in place of its own."""
+    """The app of ``module:name``, made with the node's topics and settings in place of its own."""
     for folder in (place["project"], place["folder"]):
         sys.path.insert(0, folder)
+    security = place["security"].get("security.protocol", "plaintext")
+    if security.lower() != "plaintext":
+        raise SystemExit(f"agent.faust speaks to clusters without TLS and SASL only, this one is {security}")
     (inputs,) = place["inputs"].values()
     names = {place["reads"]: tuple(inputs), place["writes"]: (place["output"],)}
     marker = Marker(f"{place['pipeline']}/{place['node']}", place["origin"], place["seeds"])
-    faust.App.topic = renaming(faust.App.topic, names)  # type: ignore[method-assign]  # before the app is made
+    ours = settings_of(place)
     mark = marking(Topic.as_future_message, marker, place["output"], place["partitions"])
     Topic.as_future_message = mark  # type: ignore[method-assign]  # the one way that every record goes
+    Recovery.on_recovery_completed = holding(Recovery.on_recovery_completed)  # type: ignore[method-assign]
+    faust.App.topic = renaming(faust.App.topic, names)  # type: ignore[method-assign]  # before the app is made
+    faust.App.__init__ = settled(faust.App.__init__, place["group"], ours)  # type: ignore[method-assign]  # likewise
     module, _, attribute = place["app"].partition(":")
-    app = getattr(importlib.import_module(module), attribute or "app")
+    app = getattr(importlib.import_module(module), attribute)
     if not isinstance(app, faust.App):
         raise SystemExit(f"{place['app']} is no faust.App")
     app.finalize()
     app.discover()
-    configure(app.conf, place)
-    wrong = [a.name for a in app.agents.values() if (a.concurrency or 1) != 1]
-    if wrong:
-        raise SystemExit(f"agents with concurrency beyond 1 lose records when they end: {', '.join(wrong)}")
+    refuse(app, place["group"])
     guard(app)
     return app
 
 
-def configure(conf: Any, place: Mapping[str, Any]) -> None:
+def settings_of(place: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are the engine's to make; all others stay as the app has them."""
-    if str(conf.processing_guarantee).rpartition(".")[2].lower() != "at_least_once":
+    brokers = [f"kafka://{address.strip()}" for address in place["bootstrap"].split(",")]
+    return {
+        "broker": brokers,
+        "broker_consumer": brokers,
+        "broker_producer": brokers,
+        "datadir": tempfile.mkdtemp(prefix="dataflow-faust-"),
+        "web_enabled": False,
+        "topic_partitions": place["partitions"],
+        "consumer_auto_offset_reset": "earliest",
+        "broker_commit_interval": COMMIT_S,
+        "broker_session_timeout": SESSION_S,
+        "broker_heartbeat_interval": HEARTBEAT_S,
+    }
+
+
+def settled(make: Callable[..., None], group: str, ours: Mapping[str, Any]) -> Callable[..., None]:
+    """`App.__init__` with the engine's settings, and its id, which is the consumer group."""
+
+    def made(self: Any, id: str, **options: Any) -> None:  # noqa: A002  (Faust's own name)
+        del id
+        kept = {n: v for n, v in options.items() if n not in OLD_NAMES}
+        make(self, group, **{**kept, **ours})
+
+    return made
+
+
+def refuse(app: Any, group: str) -> None:
+    """End with a reason where the app cannot be what the engine promises."""
+    conf = app.conf
+    if conf.id != group:
+        raise SystemExit(f"the app's settings set its id to '{conf.id}': it must leave id and broker alone")
+    if not str(conf.processing_guarantee).lower().endswith("at_least_once"):
         raise SystemExit(
             "processing_guarantee must be at_least_once: Faust's exactly_once loses and doubles records"
         )
-    security = place["security"]
-    if security.get("security.protocol", "plaintext").lower() != "plaintext":
-        raise SystemExit("agent.faust speaks to clusters without TLS and SASL only")
-    conf.id = place["group"]
-    conf.broker = conf.broker_consumer = conf.broker_producer = [
-        f"kafka://{address.strip()}" for address in place["bootstrap"].split(",")
-    ]
-    conf.datadir = tempfile.mkdtemp(prefix="dataflow-faust-")
-    conf.web_enabled = False
-    conf.topic_partitions = place["partitions"]
-    conf.consumer_auto_offset_reset = "earliest"
-    conf.broker_commit_interval = COMMIT_S
-    conf.broker_session_timeout = SESSION_S
-    conf.broker_heartbeat_interval = HEARTBEAT_S
+    wrong = [a.name for a in app.agents.values() if (a.concurrency or 1) != 1]
+    if wrong:
+        raise SystemExit(f"agents with concurrency beyond 1 lose records when they end: {', '.join(wrong)}")
+
+
+def holding(completed: Callable[..., Any]) -> Callable[..., Any]:
+    """`Recovery.on_recovery_completed`, with nothing fetched until it is over.
+
+    Faust 0.15 lets input records into the agents' queues while it still looks up the committed offsets, and then clears
+    the queues: those records are never processed, and sometimes committed all the same.
+    """
+
+    async def held(self: Any, generation_id: int = 0) -> None:
+        self.app.flow_control.suspend()
+        self.app.consumer.stop_flow()
+        await completed(self, generation_id)
+
+    return held
 
 
 def guard(app: Any) -> None:

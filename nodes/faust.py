@@ -105,7 +105,8 @@ class AgentFaust:
         """The host, which is told by its arguments what the engine does not know of."""
         del place
         told = {"app": self._settings.app, "reads": self._settings.reads, "writes": self._settings.writes}
-        return [sys.executable, str(HOST), json.dumps(told)]
+        # -P: the folder of the host, with modules named as those of the standard library, stays off the path.
+        return [sys.executable, "-P", str(HOST), json.dumps(told)]
 
     def process(self, batch: Batch, out: Out, port: str = "in") -> None:
         """Never called: the process does it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import subprocess
 import threading
 from collections import deque
@@ -31,6 +32,7 @@ _WATCH_S: Final = 0.2
 # Lines of its output that are told when it ends.
 _LAST_LINES: Final = 8
 _MAX_LINE: Final = 500
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08]")  # colours and spinners of a terminal
 
 
 class OutsideNode(Protocol):
@@ -90,7 +92,7 @@ class Agent:
                     )
         finally:
             _end(process)
-            listener.join(1)
+            listener.join()  # to the end of what it printed
         metrics.state = "stopped"
 
     @property
@@ -133,10 +135,11 @@ class Agent:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            text = line.decode("utf-8", "replace").rstrip()[:_MAX_LINE]
+            text = _CONTROL.sub("", line.decode("utf-8", "replace")).strip()[:_MAX_LINE]
             if text:
                 self._told.append(text)
                 log.warning("%s.%s: %s", self._plan.pipeline, self._name, text)
+        process.stdout.close()
 
 
 def _tell(process: subprocess.Popen[bytes], place: AgentPlace) -> None:
