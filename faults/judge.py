@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -285,7 +286,7 @@ def _fencing(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> N
     # A zombie's work would be there twice, and its offsets would go back or over what is not done.
     for name in case.watch.groups:
         looks = [look.committed[name] for look in case.watch.looks]
-        for earlier, later in zip(looks, looks[1:], strict=False):
+        for earlier, later in pairwise(looks):
             back = [p for p in earlier if later.get(p, 0) < earlier[p]]
             finding.wrong += _some(back, f"offsets of {name} that went back")
     if held:

@@ -10,6 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 
+def patch(owner: Any, name: str, value: Any) -> None:
+    """Put a thing in the place of another, which must be there: a defect that changes nothing shows nothing."""
+    assert hasattr(owner, name), f"{owner} has no {name}"
+    setattr(owner, name, value)
+
+
 def commit_before_output() -> None:
     """Offsets first, on their own, and then the transaction with the outputs."""
     from dataflow.transport.kafka_transactions import KafkaTransaction
@@ -23,22 +29,21 @@ def commit_before_output() -> None:
         self._step("adding offsets", lambda _: None)
         commit(self, {}, consumer)
 
-    KafkaTransaction.commit = hasty  # type: ignore[method-assign]  # the point of this module
+    patch(KafkaTransaction, "commit", hasty)
 
 
 def without_fencing() -> None:
     """Every process has transactional ids of its own, and what was lost goes on being worked on."""
     from dataflow.runtime import stage
 
-    name = stage.transactional_id
     mark = uuid.uuid4().hex
-    stage.transactional_id = lambda plan, partition: f"{name(plan, partition)}.{mark}"
+    patch(stage, "transactional_id", lambda plan, partition: f"{plan.group}.{partition}.{mark}")
 
     def go_on(self: stage.StageLoop, positions: Any) -> None:
         del self, positions
 
-    stage.StageLoop.lost = go_on  # type: ignore[method-assign]
-    stage.StageLoop.revoked = go_on  # type: ignore[method-assign]
+    patch(stage.StageLoop, "lost", go_on)
+    patch(stage.StageLoop, "revoked", go_on)
 
 
 def without_contiguous_tracking() -> None:
@@ -49,22 +54,22 @@ def without_contiguous_tracking() -> None:
         self._ready.update(ends)
         return Ticket(dict(ends))
 
-    OffsetTracker.begin = begin  # type: ignore[method-assign]
-    OffsetTracker.finish = lambda *_: None  # type: ignore[method-assign,assignment]
+    patch(OffsetTracker, "begin", begin)
+    patch(OffsetTracker, "finish", lambda *_: None)
 
 
 def loses_dead_letters() -> None:
     """What fails is gone."""
     from dataflow.runtime import task
 
-    task.send_dead_letter = lambda *_: None
+    patch(task, "send_dead_letter", lambda *_: None)
 
 
 def reads_uncommitted() -> None:
     """Consumers see what is aborted later."""
     from dataflow.transport import kafka
 
-    kafka._CONSUMER = {**kafka._CONSUMER, "isolation.level": "read_uncommitted"}  # type: ignore[misc]
+    patch(kafka, "_CONSUMER", {**kafka._CONSUMER, "isolation.level": "read_uncommitted"})
 
 
 MUTANTS: Final[Mapping[str, Callable[[], None]]] = {

@@ -131,13 +131,18 @@ async def _main(routes: Mapping[int, int]) -> None:
     def listen() -> None:
         for line in sys.stdin:
             asyncio.run_coroutine_threadsafe(_order(network, line), loop).result()
-            print("done", flush=True)
+            _say("done")
         loop.call_soon_threadsafe(ended.set)
 
     threading.Thread(target=listen, daemon=True).start()
-    print("ready", flush=True)
+    _say("ready")
     await ended.wait()
     os._exit(0)
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(word + "\n")
+    sys.stdout.flush()
 
 
 async def _order(network: Network, line: str) -> None:
