@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import Field as Setting
+from pydantic import field_validator
 
 from dataflow.sdk import (
     AgentPlace,
@@ -56,8 +57,7 @@ class FaustApp(Settings):
     """The app, and which of its topics are the node's input and its edge."""
 
     app: str = Setting(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="`module:name` of the `faust.App`, in the pipeline's folder or the project.",
+        description="`module:name` of the `faust.App`, in the pipeline's folder or the project."
     )
     reads: str = Setting(
         min_length=1, description="The topic, as the app calls it, that is the node's input."
@@ -65,6 +65,14 @@ class FaustApp(Settings):
     writes: str = Setting(
         min_length=1, description="The topic, as the app calls it, that is the node's edge."
     )
+
+    @field_validator("app")
+    @classmethod
+    def _names_an_app(cls, value: str) -> str:
+        module, _, name = value.partition(":")
+        if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ValueError(f"'{value}' does not name a faust.App, e.g. counting:app")
+        return value
 
 
 @node("agent.faust", settings=FaustApp, example=EXAMPLE, pure=False)
