@@ -104,6 +104,7 @@ class Across:
     def _take(self, batch: Batch, way: str, state: KeyedState, out: Out) -> list[_Whole]:
         fingerprint, values = self._encoded(batch, way)
         name, whole = _PART + way, []
+        taken: list[int] = []
         for index, row in enumerate(batch.rows):
             key = identity(row)
             found = dict(state.items(key))
@@ -111,7 +112,7 @@ class Across:
             if arrived is not None and way not in arrived:
                 out.drop([index], LATE)
                 continue
-            out.hold([index])
+            taken.append(index)
             if arrived is not None or name in found:
                 # Written twice, at least once: whoever waits for the first is not told of the second.
                 out.end(_unasked(row), LATE)
@@ -128,6 +129,7 @@ class Across:
             except NodeError as error:  # too large for state: nothing more comes on this way
                 out.end(row, str(error), error=type(error).__name__)
                 state.put(key, _closure(self._edges[way], self._edges[way]), True)
+        out.hold(taken)
         return whole
 
     def _encoded(self, batch: Batch, way: str) -> tuple[bytes, Sequence[bytes | None]]:
