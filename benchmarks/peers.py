@@ -36,16 +36,17 @@ def python_of(requirement: str) -> str:
     cache.mkdir(parents=True, exist_ok=True)
     uv = shutil.which("uv")
     if uv:
-        _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-        _run([uv, "pip", "install", "--quiet", "--python", str(python), requirement])
+        run_command([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
+        run_command([uv, "pip", "install", "--quiet", "--python", str(python), requirement])
     else:
-        _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(python), "-m", "pip", "install", "--quiet", requirement])
+        run_command([sys.executable, "-m", "venv", str(folder)])
+        run_command([str(python), "-m", "pip", "install", "--quiet", requirement])
     (folder / "installed").touch()
     return str(python)
 
 
-def _run(command: Sequence[str]) -> None:
+def run_command(command: Sequence[str]) -> None:
+    """Run it to its end. Raises PeerError with what it said."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

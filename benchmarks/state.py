@@ -134,7 +134,7 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
         if peer:
             rare = _run_quix(cluster, job, peer, f"quix-rare-{job.name}", QUIX_COMMIT_S)
             runs[job.name][f"quix, commits each {QUIX_COMMIT_S:.0f} s"] = rare
-        found |= _results(job, ours, theirs)
+        found |= results_of(job, ours, theirs)
     restored, runs["restore"] = measure_restore(cluster, quick=quick)
     found |= restored
     goals = {name: json.loads(r.line()) for name, r in found.items()}
@@ -143,7 +143,7 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
     )
 
 
-def _results(job: Job, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Result]:
+def results_of(job: Job, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Result]:
     """Against the fixed goal, and against the peer: 0 times as fast as one that is not there."""
     rate = median([r["rate"] for r in ours])
     peer = median([r["rate"] for r in theirs]) if theirs else 0.0

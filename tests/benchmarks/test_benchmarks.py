@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory
+from benchmarks import memory, state
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.cluster import started
-from benchmarks.report import Outcome, Result, quantile, save
+from benchmarks.peers import PeerError, run_command
+from benchmarks.report import Outcome, Result, quantile, save, tightest
+from benchmarks.restore import key_of_each
+from dataflow.transport.murmur import murmur2_partition
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx", "sync-plain", "memory"])
+@pytest.mark.parametrize("name", ["onnx", "sync-plain", "memory", "guarantees", "state", "join"])
 def test_it_measures_and_checks(
     name: str, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,3 +67,23 @@ def test_raw_numbers_say_where_they_come_from(tmp_path: Path) -> None:
     assert document["machine"]["cores"]
     assert document["versions"]["confluent-kafka"]
     assert document["raw"] == {"runs": [1, 2]}
+
+
+def test_of_several_goals_the_one_that_is_furthest_away_is_told() -> None:
+    far, held = Result.of("far", 1.0, 2.0, 0.5, 0.6), Result.of("held", 9.0, 3.0, 3.0, 1.0)
+    told = tightest("both", {"far": far, "held": held})
+    assert (told.name, told.ratio, told.goal, told.holds) == ("both", 0.5, 0.6, False)
+
+
+def test_a_peer_that_is_not_there_is_not_beaten() -> None:
+    job = state.Job("counts", "count", "topic", 10, 10, {})
+    found = state.results_of(job, [{"rate": 50_000}], [])
+    assert found["counts"].holds
+    assert not found["counts beside Quix"].holds
+    with pytest.raises(PeerError, match="No module named no_such_module"):
+        run_command([sys.executable, "-m", "no_such_module"])
+
+
+def test_a_key_of_each_partition() -> None:
+    keys = key_of_each(4, "sensor")
+    assert [murmur2_partition(key.encode(), 4) for key in keys] == [0, 1, 2, 3]
