@@ -271,7 +271,12 @@ class StageLoop:
             getattr(node, "flush", _nothing)()
 
     def _drain(self, partitions: Sequence[int], deadline: float) -> None:
-        """Finish what is in hand and commit it; what is not done by the deadline is left to the next owner."""
+        """Finish what is in hand and commit it; what is not done by the deadline is left to the next owner.
+
+        After an error it all is: nothing of it could be committed, and a transaction may not be written to any more.
+        """
+        if self._torn:
+            return
         try:
             self._finish([self._tasks[p] for p in partitions if p in self._tasks], deadline)
         except BaseException:

@@ -340,8 +340,10 @@ class MemoryConsumer:
     def close(self) -> None:
         if self._group is None or self._rebalance is None:
             return
-        if self._positions:
-            self._rebalance.revoked(sorted(self._positions))
-        with self._fabric.changed:
-            self._positions = {}
-        self._fabric.leave(self, self._group)
+        try:
+            if self._positions:
+                self._rebalance.revoked(sorted(self._positions))
+        finally:  # whatever the callback raises: it is gone, as with the real client
+            with self._fabric.changed:
+                self._positions = {}
+            self._fabric.leave(self, self._group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from dataflow.runtime.stage import StageLoop
 from dataflow.runtime.workshop import Workshop
 from dataflow.sdk import Batch, NodeContext, Out, Settings, node
 from dataflow.testing.pipelines import HandClock
+from dataflow.transport.api import Consumer, Position
 from dataflow.transport.memory import MemoryFabric
+from dataflow.transport.memory_log import MemoryTransaction
 from tests.runtime.kit import RECORD, REGISTRY, encoded, make_plan
 
 ONE_NODE = """
@@ -123,6 +125,36 @@ def test_an_abandoned_loop_commits_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("seldom")
+def test_after_a_broken_commit_nothing_more_is_run_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMIT_INTERVAL_MS", 10**12)
+    stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE + "delivery: exactly_once\n"))
+    stages.write(["pass"] * 3)
+    commit = MemoryTransaction.commit
+
+    def unknown(self: MemoryTransaction, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        commit(self, offsets, consumer)
+        raise TransportError("who knows")
+
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        turn_until_idle(loop)
+        stages.write(["pass"])
+        loop.turn(0)
+        stages.write(["pass"])
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryTransaction, "commit", unknown)
+            with pytest.raises(TransportError, match="who knows"):
+                loop.commit_now()
+            loop.abandon()
+        stages.write(["pass"])
+        loop.dispatch(stages.fabric.stored["records"].partitions[0].records[4:])
+        # Leaving the group does not run what is in hand: its transaction takes nothing more.
+    assert (stages.numbers("p.a"), stages.committed()) == ([0, 1, 2, 3], 4)
+
+
 def test_closing_drains_and_commits(tmp_path: Path) -> None:
     stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE))
     stages.write(["pass"] * 3)
