@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +9,17 @@ from typing import Any, Final
 
 import confluent_kafka as ck
 import numpy as np
-import numpy.typing as npt
 
 from faults.reader import Seen, note
-from faults.story import Edge, Integers, Story
+from faults.story import PIECES, Edge, Integers, Story, total
 from faults.wire import Schemas, header, read_all
 
-# A record's code: its number and, of pieces, its index.
-PIECES: Final = 4
 _SAMPLES: Final = 5
 
 
 @dataclass
 class Found:
-    """The records of one topic in the order of each partition's log, as equally long arrays. `code`: see `PIECES`."""
+    """The records of one topic in the order of each partition's log, as equally long arrays. `code`: `story.PIECES`."""
 
     topic: str
     code: array[int] = field(default_factory=lambda: array("q"))
@@ -124,11 +120,9 @@ def _take_output(found: Found, edge: Edge, story: Story, schemas: Schemas, messa
     if not edge.judged(story, value) and len(found.strange) < _SAMPLES:
         found.strange.append(f"{edge.topic}[{message.partition()}]@{message.offset()}: {str(value)[:300]}")
     if edge.topic.endswith(".score"):
-        from faults.story import total
-
         origin = header(message, "df-origin")
         found.factors.setdefault(origin, set()).add(value["y"] / total(value["n"]))
-    found.add(message, value["n"] * PIECES + (value["index"] if edge.pieces else 0))
+    found.add(message, value["n"] * PIECES + edge.which(value))
 
 
 def _letter(schemas: Schemas, message: ck.Message) -> Letter:
@@ -171,22 +165,3 @@ def uncommitted(bootstrap: str, topics: Sequence[str]) -> dict[str, int]:
 
     read_all(bootstrap, topics, take, committed=False)
     return counts
-
-
-def murmur2(data: bytes) -> int:
-    """Kafka's hash of a key (Austin Appleby's MurmurHash2, 32 bits, as Java's clients take it), positive."""
-    mask, m = 0xFFFFFFFF, 0x5BD1E995
-    h = (0x9747B28C ^ len(data)) & mask
-    whole = len(data) & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * m & mask
-        k = (k ^ (k >> 24)) * m & mask
-        h = (h * m & mask) ^ k
-    if rest := data[whole:]:
-        h = (h ^ int.from_bytes(rest, "little")) * m & mask
-    h = (h ^ (h >> 13)) * m & mask
-    return (h ^ (h >> 15)) & 0x7FFFFFFF
-
-
-def checksum(values: npt.NDArray[np.int64]) -> int:
-    return zlib.crc32(values.tobytes())

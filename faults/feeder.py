@@ -18,12 +18,12 @@ _TURN_S: Final = 0.02
 
 
 class Feeder:
-    """Writes records 0, 1, ... of a story to the inputs of pipelines. `allow` says how many may be written by now."""
+    """Writes records 0, 1, ... of a story to inputs. `allow` says how many may be written by now, of all together."""
 
     def __init__(self, bootstrap: str, schemas: Schemas, story: Story, topics: dict[str, float]) -> None:
         self._story = story
         self._topics = topics
-        self._schema = schemas.like(set(story.event(0)))
+        self._schemas = {t: schemas.like(set(self._event(t, 0))) for t in topics}
         self._producer = ck.Producer(
             {
                 **QUIET,
@@ -45,8 +45,11 @@ class Feeder:
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self._thread.start()
 
+    def _event(self, topic: str, n: int) -> dict[str, Any]:
+        return self._story.kept(n) if topic == "kept.events" else self._story.event(n)
+
     def allow(self, count: int) -> None:
-        """Let it write up to `count` records of the first topic; others get their share of them."""
+        """Let it write up to `count` records, each input its share of them."""
         self._allowed = max(self._allowed, min(count, self._story.records))
 
     def send_poison(self, count: int) -> None:
@@ -81,8 +84,8 @@ class Feeder:
             self._producer.poll(0)
 
     def _write(self, topic: str, n: int) -> None:
-        fingerprint, schema = self._schema
-        event: dict[str, Any] = self._story.event(n)
+        fingerprint, schema = self._schemas[topic]
+        event = self._event(topic, n)
         body = io.BytesIO()
         fastavro.schemaless_writer(body, schema, wired(event, schema))
         self._send(topic, event["word"].encode(), body.getvalue(), [("df-schema", fingerprint)])

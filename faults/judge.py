@@ -14,8 +14,8 @@ import numpy.typing as npt
 from faults.callers import Answer
 from faults.evidence import Evidence, Letter, uncommitted
 from faults.schedule import Fault
-from faults.story import EDGES, FAILING, FATAL, LARGE, Story
-from faults.verdicts import Verdict, judge_edge, late_outputs, wanted_codes
+from faults.story import EDGES, EXACTLY_ONCE, FAILING, FATAL, LARGE, PIECES, Story
+from faults.verdicts import Verdict, judge_edge, late_outputs
 from faults.watch import Measures, Watch
 
 TITLES: Final = {
@@ -37,7 +37,6 @@ TITLES: Final = {
 # An open transaction: its timeout, the coordinator's next look for such, and ours.
 MAX_STALL_S: Final = 10.0 + 1.0 + 4.0 + 5.0
 MAX_WORKER_BYTES: Final = 700 * 1024 * 1024
-PARTITIONS: Final = 4
 
 
 @dataclass
@@ -104,10 +103,7 @@ class Judgement:
 def judge(case: Case) -> Judgement:
     verdicts = {
         edge.topic: judge_edge(
-            case.evidence.edges[edge.topic],
-            wanted_codes(edge, case.story, case.written[f"{pipeline}.events"]),
-            case.story,
-            PARTITIONS,
+            case.evidence.edges[edge.topic], edge, case.story, case.written[f"{pipeline}.events"]
         )
         for pipeline, edges in EDGES.items()
         for edge in edges
@@ -131,9 +127,13 @@ def judge(case: Case) -> Judgement:
     return Judgement([*findings.values()], verdicts, lost, duplicated, reordered)
 
 
+def exactly_once(topic: str) -> bool:
+    return topic.partition(".")[0] in EXACTLY_ONCE
+
+
 def totals(verdicts: Mapping[str, Verdict]) -> tuple[int, int, int]:
     """Lost, duplicated where that is forbidden, reordered."""
-    exactly = [v for v in verdicts.values() if v.topic.startswith("flow.")]
+    exactly = [v for v in verdicts.values() if exactly_once(v.topic)]
     return (
         sum(len(v.lost) for v in verdicts.values()),
         sum(v.again for v in exactly) + sum(v.other_ids for v in verdicts.values()),
@@ -180,10 +180,10 @@ def _buried(case: Case, topic: str, finding: Finding) -> None:
     kinds = case.story.kinds[: case.written[topic]]
     wanted = set(np.flatnonzero(np.isin(kinds, FATAL[pipeline])).tolist())
     known = [x for x in case.evidence.letters if x.code >= 0 and x.topic == topic]
-    letters = Counter(letter.code // 4 for letter in known)
+    letters = Counter(letter.code // PIECES for letter in known)
     finding.wrong += _some(sorted(wanted - letters.keys()), f"records of {topic} missing in the dead letters")
     finding.wrong += _some(sorted(letters.keys() - wanted), f"records of {topic} wrongly in the dead letters")
-    if pipeline == "flow":
+    if exactly_once(topic):
         twice = [n for n, count in letters.items() if count > 1]
         finding.wrong += _some(twice, f"records of {topic} buried more than once")
     others = [
@@ -223,13 +223,13 @@ def _no_doubles(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -
     finding.tried = finding.tried or tally(case)
     again = 0
     for verdict in verdicts.values():
-        if verdict.topic.startswith("flow.") and verdict.again:
+        if exactly_once(verdict.topic) and verdict.again:
             finding.wrong.append(f"{verdict.again} records twice on {verdict.topic}, which is exactly once")
         if verdict.other_ids:
             finding.wrong.append(
                 f"{verdict.other_ids} records of {verdict.topic} have another id or share one"
             )
-        if verdict.topic.startswith("plain."):
+        if not exactly_once(verdict.topic):
             again += verdict.again
     finding.found = f"{again} records came again at least once, with the ids they had"
 
@@ -255,12 +255,17 @@ def _contiguous(case: Case, finding: Finding) -> None:
         )
 
 
+# What comes by timers, or on other partitions than what it comes of.
+_LATE: Final = ("kept.loud", "kept.window", "kept.lots")
+
+
 def _compare_looks(case: Case, group: str, topic: str, written: str, finding: Finding) -> int:
     evidence = case.evidence
     inputs = evidence.inputs.get(topic) or evidence.edges[topic]
-    if written not in evidence.edges:
+    edge = next((e for edges in EDGES.values() for e in edges if e.topic == written), None)
+    if edge is None or written in _LATE:
         return 0
-    needed = late_outputs(inputs, evidence.edges[written], PARTITIONS)
+    needed = late_outputs(inputs, evidence.edges[written], edge)
     compared = 0
     for look in case.watch.looks:
         for (name, partition), offset in look.committed[group].items():
@@ -299,7 +304,7 @@ def _together(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> 
     points = Counter(i.did for i in case.incidents if i.fault.kind == "kill worker at")
     if points:
         finding.tried = ", ".join(f"{n} x {did}" for did, n in points.items()) + "; state: not tried"
-    torn = [v for v in verdicts.values() if v.topic.startswith("flow.") and (v.lost or v.again)]
+    torn = [v for v in verdicts.values() if exactly_once(v.topic) and (v.lost or v.again)]
     finding.wrong += [f"{v.topic}: {len(v.lost)} lost, {v.again} doubled" for v in torn]
 
 
@@ -330,7 +335,7 @@ def _poison(case: Case, finding: Finding) -> None:
         finding.wrong += _some(
             [v for v in found if v not in wanted], f"of {topic} in the dead letters changed"
         )
-        if topic.startswith("flow"):
+        if exactly_once(topic):
             finding.wrong += _some([v for v, n in found.items() if n > 1], f"of {topic} buried twice")
         finding.wrong += _some(
             [x for x in letters if places.get((x.partition, x.offset)) != x.value], "misplaced"
@@ -343,7 +348,7 @@ def _causes(case: Case) -> list[str]:
     """The cause of what a node failed is that node's; of what was too large, that."""
     wrong: list[Letter] = []
     for letter in case.evidence.letters:
-        kind = int(case.story.kinds[letter.code // 4]) if letter.code >= 0 else -1
+        kind = int(case.story.kinds[letter.code // PIECES]) if letter.code >= 0 else -1
         if (kind == LARGE) != (letter.error == "RecordTooLargeError") or (
             kind == FAILING and not letter.error
         ):

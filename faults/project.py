@@ -13,6 +13,11 @@ import numpy as np
 FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 """What version 0, 1, ... of the model multiplies by."""
 TOO_LARGE: Final = 1_100_000
+SILENCE_MS: Final = 2_000
+"""A key that has no record for so long, in event time, is told of: see pipeline `kept`."""
+WINDOW_MS: Final = 5_000
+STEP_MS: Final = 10
+"""Event time between two records."""
 
 _KINDS = '''
 """Kinds of the project's own: what goes wrong in them is said by the record."""
@@ -79,6 +84,18 @@ partitions: 4
 fields: {{{_FIELDS}}}
 ---
 kind: Topic
+name: kept.events
+key: word
+partitions: 4
+fields:
+  word: string
+  n: int64
+  turn: int64
+  kind: int32
+  lot: string
+  at: {{type: timestamp, event_time: true}}
+---
+kind: Topic
 name: asked.events
 partitions: 2
 fields: {{n: int64}}
@@ -115,6 +132,55 @@ nodes:
   tag:  {{use: work.tag, from: events, {_RETRY}}}
   next: {{use: filter.when, from: tag, with: {{when: kind != 3, reason: kind 3}}, isolate: true}}
 """
+_TALLY = '''
+"""Counts and sums by key; and says of each key when it was silent for a while."""
+
+from typing import TypedDict
+
+from dataflow.sdk import Fail, KeyedContext, Timer
+
+
+class Row(TypedDict):
+    n: int
+    seen: int
+    total: int
+    silent: bool
+
+
+class Tally:
+    def process(self, row: dict, context: KeyedContext) -> Row:
+        state = context.state
+        seen, total = state.get("seen", 0) + 1, state.get("total", 0) + row["n"]
+        state.set("seen", seen)
+        state.set("total", total)
+        state.map("marks")[str(row["n"] % 7)] = row["n"]
+        context.timer.at_event_time(context.event_time_ms + SILENCE_MS, name="silence")
+        state.set("last", row["n"])
+        if row["kind"] == 5:
+            raise Fail("kind 5 never works, and changes nothing")
+        return {"n": row["n"], "seen": seen, "total": total, "silent": False}
+
+    def on_timer(self, timer: Timer, context: KeyedContext) -> Row:
+        state = context.state
+        return {"n": state.get("last"), "seen": state.get("seen"), "total": state.get("total"), "silent": True}
+'''.replace("SILENCE_MS", str(SILENCE_MS))
+_KEPT = f"""
+kind: Pipeline
+name: kept
+inputs: {{events: kept.events}}
+delivery: exactly_once
+nodes:
+  tally:  {{use: transform.python, from: events, with: {{call: tally.Tally}}}}
+  loud:   {{use: filter.when, from: tally, with: {{when: silent, reason: not silent}}}}
+  window:
+    use: window.tumbling
+    from: events
+    with:
+      size: {WINDOW_MS}ms
+      aggregate: {{records: count, total: sum(n), n: max(n)}}
+  lots:   {{use: rekey, from: events, with: {{key: lot, on_null: drop}}}}
+  counted: {{use: filter.when, from: lots, with: {{when: kind != 3, reason: kind 3}}}}
+"""
 _ASKED = """
 kind: Pipeline
 name: asked
@@ -135,6 +201,8 @@ def write_project(folder: Path) -> Path:
         "topics/topics.yaml": _TOPICS,
         "pipelines/flow/pipeline.yaml": _FLOW,
         "pipelines/plain/pipeline.yaml": _PLAIN,
+        "pipelines/kept/pipeline.yaml": _KEPT,
+        "pipelines/kept/tally.py": _TALLY,
         "pipelines/asked/pipeline.yaml": _ASKED,
     }
     for name, text in files.items():

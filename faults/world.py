@@ -28,19 +28,26 @@ FIRST_STAGE: Final = tuple(e.topic for e in EDGES["flow"] if e.topic != "flow.la
 GROUPS: Final = (
     Group("dataflow.flow.sane", ("flow.events",), FIRST_STAGE, "flow"),
     Group("dataflow.flow.last", ("flow.whole",), ("flow.last",), "flow"),
+    Group(
+        "dataflow.kept.tally",
+        ("kept.events",),
+        tuple(e.topic for e in EDGES["kept"] if e.topic != "kept.counted"),
+        "flow",
+    ),
+    Group("dataflow.kept.counted", ("kept.lots",), ("kept.counted",), "flow"),
     Group("dataflow.plain.tag", ("plain.events",), ("plain.tag",), "plain"),
     Group("dataflow.plain.next", ("plain.tag",), ("plain.next",), "plain"),
     Group("dataflow.asked.done", ("asked.events", "asked.requests"), ("asked.done",), "flow"),
 )
-TOPICS: Final = ("flow.events", "plain.events", *(e.topic for p in EDGES.values() for e in p))
+SHARES: Final = {"flow.events": 4 / 7, "kept.events": 2 / 7, "plain.events": 1 / 7}
+"""What part of a run's records each input gets."""
+TOPICS: Final = (*SHARES, *(e.topic for p in EDGES.values() for e in p))
 """What the concurrent reader reads."""
-PLAIN_SHARE: Final = 0.25
-"""Of the records of pipeline `flow`, how many `plain` gets beside them."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a run. `records` are those of `flow`; `plain` gets its share beside."""
+    """Of a run. `records` are those of all inputs together, see `SHARES`."""
 
     nodes: int
     workers: int
@@ -78,7 +85,7 @@ class World:
         self._stack.callback(self.stable.close)
         self.deploy()
         door = ["--bootstrap", self.brokers.door]
-        flow = ["worker", *door, "--pipeline", "flow", "--pipeline", "asked"]
+        flow = ["worker", *door, *(x for name in ("flow", "kept", "asked") for x in ("--pipeline", name))]
         self.crews = {
             "flow": Crew(self.stable, "flow", flow, sizes.workers, mutant),
             "plain": Crew(self.stable, "plain", ["worker", *door, "--pipeline", "plain"], 1, mutant),
@@ -91,9 +98,7 @@ class World:
         self.watch = Watch(self.brokers.bootstrap, GROUPS, lambda: self.agents)
         self.reader = Reader(self.brokers.bootstrap, folder / "seen.npz", TOPICS)
         self._stack.callback(self.reader.close)
-        self.feeder = Feeder(
-            self.brokers.bootstrap, schemas, self.story, {"flow.events": 1.0, "plain.events": PLAIN_SHARE}
-        )
+        self.feeder = Feeder(self.brokers.bootstrap, schemas, self.story, SHARES)
         for _, url in self.gateways:
             self._await_ready(url)
         self.callers = Callers(lambda place: self.gateways[place % len(self.gateways)][1], sizes.callers)
