@@ -49,6 +49,10 @@ inputs: {click: web.clicks}
 nodes:
   counted: {use: agent.faust, from: click, with: {app: "counting:app", reads: clicks, writes: click-counts}, out: {page: string, count: int64}}
   counts:  {use: distinct, from: counted}
+tests: # the app does not run here: what it would write is given
+  - name: what is counted twice
+    given: {counted: [{page: home, count: 1}, {page: home, count: 2}]}
+    expect: {counts: [{count: 1}, {count: 2}]}
 """
 HOST: Final = Path(__file__).with_name("_faust_host.py")
 

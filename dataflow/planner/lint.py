@@ -220,13 +220,16 @@ def _partition_faults(resolved: Resolved, node: ResolvedNode) -> Iterator[Fault]
 
 
 def _test_faults(resolved: Resolved) -> Iterator[Fault]:
+    # A process outside does not run in a test: what it would write is given instead.
+    outside = [e for n in resolved.nodes.values() if n.kind.outside for e in n.outputs.values()]
+    inputs = {**resolved.spec.inputs, **resolved.inputs, **dict.fromkeys(outside)}
     for number, test in enumerate(resolved.spec.tests):
         path: YamlPath = ("tests", number)
         for name, records in test.given.items():
             here = (*path, "given", name)
             if name in resolved.tables:
                 yield from _record_faults(here, name, resolved.tables[name].schema, records)
-            elif name not in (inputs := {**resolved.spec.inputs, **resolved.inputs}):
+            elif name not in inputs:
                 valid = [*inputs, *resolved.tables]
                 yield Fault(here, f"unknown input '{name}'", nearest(name, valid), at_key=True)
             elif name in resolved.edges:

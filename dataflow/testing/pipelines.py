@@ -113,15 +113,25 @@ class PipelineRun:
         self._stack.close()
 
     def feed(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write records to an input. Raises CodecError for the first that does not fit its contract."""
+        """Write records to an input, or to the edge of a node that does not run here, being a process outside. Raises CodecError for the first that does not fit its contract."""
         edge = self.plan.edges.get(name)
-        if edge is None or edge.node:
-            valid = [e.name for e in self.plan.edges.values() if not e.node]
+        outside = {n for stage in self.plan.stages if stage.outside for n in stage.nodes}
+        if edge is None or edge.node not in {"", *outside}:
+            valid = [e.name for e in self.plan.edges.values() if e.node in {"", *outside}]
             raise NodeError(
                 f"pipeline '{self.plan.pipeline}' has no input '{name}'", hint=nearest(name, valid)
             )
+        # What a process outside keys its records by is not known here: they stay in their order.
+        partition = 0 if edge.node else -1
         self._write(
-            edge.topics[0], edge.schema, edge.codec, edge.key, edge.key_encoding, records, f"input '{name}'"
+            edge.topics[0],
+            edge.schema,
+            edge.codec,
+            edge.key,
+            edge.key_encoding,
+            records,
+            f"input '{name}'",
+            partition,
         )
 
     def _write(
@@ -133,6 +143,7 @@ class PipelineRun:
         encoding: str,
         records: Sequence[Mapping[str, Any]],
         place: str,
+        partition: int = -1,
     ) -> None:
         decoded = coerce_records(schema, records)
         for row, error in decoded.failed:
@@ -144,7 +155,7 @@ class PipelineRun:
         keys = encode_keys(schema, key, decoded.columns, len(records), encoding)
         producer = self.fabric.producer()
         for record_key, value in zip(keys, encoded.values, strict=True):
-            producer.send(topic, value, record_key)
+            producer.send(topic, value, record_key, partition=partition)
         producer.close()
 
     def settle(self) -> None:

@@ -64,7 +64,8 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
             continue  # fed from outside Kafka: tests/runtime/test_feeder.py runs it
         tables = {n: records(t.schema) for n, t in plan.tables.items() if t.topic}
         with PipelineRun(tmp_path, plan, assembled.registry, tables=tables) as run:
-            for edge in plan.inputs:
+            outside = {n for stage in plan.stages if stage.outside for n in stage.nodes}
+            for edge in (*plan.inputs, *(e.name for e in plan.edges.values() if e.node in outside)):
                 run.feed(edge, records(plan.edges[edge].schema))
             run.settle()
             result = run.result()

@@ -24,6 +24,7 @@ from dataflow.core.schema import column_of
 from dataflow.planner.plan import Plan, StagePlan
 from dataflow.runtime.worker import Worker, lag_of
 from dataflow.runtime.workshop import Workshop
+from dataflow.testing import run_pipeline
 from dataflow.transport.kafka import KafkaFabric
 from nodes import _faust_host as host
 from tests.conftest import wait_for
@@ -274,3 +275,11 @@ def test_it_is_a_stage_by_itself_and_read_from_kafka(tmp_path: Path) -> None:
     assert (after.nodes, after.outside, after.reads) == (("counts",), False, ("counted",))
     assert plan.edges["counted"].codec == "json"
     assert plan.edges["counted"].partitions == 2
+
+
+def test_what_it_would_write_is_given_in_tests(tmp_path: Path) -> None:
+    write(tmp_path, "p")
+    made = assemble(tmp_path, environ=os.environ)
+    given = [{"page": "a", "n": n, "count": n, "part": 0} for n in range(5)]
+    found = run_pipeline(tmp_path, made.plans[0], made.registry, {"counted": given})
+    assert found.edges["counts"] == given
