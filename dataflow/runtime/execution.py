@@ -24,7 +24,7 @@ from dataflow.core.headers import STATUS_EXPIRED
 from dataflow.core.outcomes import BEHIND, Loss
 from dataflow.planner.plan import FAILED_FIELDS, FAILED_PORT
 from dataflow.runtime.nodes import NOTHING, NodeResult, NodeRunner
-from dataflow.runtime.waiting import backoff_ms, in_order, merged, parted, split
+from dataflow.runtime.waiting import backoff_ms, in_order, merged, parted, places_of, split
 from dataflow.state.api import KeyedState, Timer
 
 
@@ -95,7 +95,7 @@ class Program:
 
 @dataclass(order=True, slots=True)
 class _Work:
-    """`held`: what the node gave already, by port, for rows whose keys wait for this work."""
+    """`held`: what the node gave already, by port, for rows whose keys wait for this work; `places` they all had at first."""
 
     due_ms: int
     node: int
@@ -104,6 +104,7 @@ class _Work:
     batch: Batch = field(compare=False)
     attempts: Sequence[int] | None = field(compare=False, default=None)  # by row; None: the first, of all
     held: list[tuple[str, Batch]] = field(compare=False, default_factory=list)
+    places: Mapping[bytes, int] = field(compare=False, default_factory=dict)
 
 
 class Execution:
@@ -202,7 +203,7 @@ class Execution:
         if runner.keyed:
             self._keep(work.node, result, rows)
         again = self._fail(work, result.failed, runner) if result.failed else {}
-        emitted = merged(work.held, result.emitted) if work.held else result.emitted
+        emitted = merged(work.held, result.emitted, work.places) if work.held else result.emitted
         held: list[tuple[str, Batch]] = []
         if again:
             emitted, held = split(emitted, {rows[i].key for i in again} - {None})
@@ -211,7 +212,8 @@ class Execution:
             seed = rows[next(iter(again))].id
             due_ms = now_ms + (backoff_ms(runner.plan.retry, max(tried), seed) if tried else 0)
             attempts = list(again.values())
-            self._push(work.node, work.port, work.batch.take(list(again)), due_ms, attempts, held)
+            left = work.batch.take(list(again))
+            self._push(work.node, work.port, left, due_ms, attempts, held, work.places or places_of(rows))
         for port, batch in emitted:
             if len(batch):
                 self._write(self._program.edges_of[work.node][port], batch)
@@ -374,10 +376,13 @@ class Execution:
         due_ms: int,
         attempts: Sequence[int] | None = None,
         held: list[tuple[str, Batch]] | None = None,
+        places: Mapping[bytes, int] | None = None,
     ) -> None:
         self._sequence += 1
         # Order: due first, then upstream nodes before downstream ones, then first come.
-        heappush(self._queue, _Work(due_ms, node, self._sequence, port, batch, attempts, held or []))
+        heappush(
+            self._queue, _Work(due_ms, node, self._sequence, port, batch, attempts, held or [], places or {})
+        )
 
 
 def _content(batches: Sequence[Batch], index: int) -> Content:

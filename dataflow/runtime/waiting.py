@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
-from dataflow.core.batch import Batch, Row, concatenate
+from dataflow.core.batch import Batch, Row, concatenate, read_order
 from dataflow.planner.plan import RetryPolicy
 from dataflow.runtime.nodes import in_read_order
 
@@ -42,12 +42,32 @@ def parted(sides: Mapping[str, Batch], under_way: Sequence[Row]) -> tuple[dict[s
     return ready, waiting
 
 
-def merged(held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
-    """One batch a port, in the order in which the records were read."""
+def places_of(rows: Sequence[Row]) -> dict[bytes, int]:
+    """Where each record lies in a batch, by its id."""
+    return {row.id: place for place, row in enumerate(rows)}
+
+
+def merged(
+    held: list[tuple[str, Batch]], emitted: list[tuple[str, Batch]], places: Mapping[bytes, int]
+) -> list[tuple[str, Batch]]:
+    """One batch a port, in the order in which the records were read.
+
+    Those of one record, its children or what was made at once from state, go by the `places` that the records had, or
+    their parents, in the batch that the node was given first.
+    """
     made = []
     for port in dict.fromkeys(p for p, _ in (*held, *emitted)):
-        made.append((port, in_order([b for p, b in (*held, *emitted) if p == port])))
+        parts = [b for p, b in (*held, *emitted) if p == port]
+        batch = concatenate(parts[0].schema, parts)
+        first = [_place(row, places) for row in batch.rows]
+        order = read_order(np.array([row.source for row in batch.rows], dtype=np.intp))
+        made.append((port, batch.take(np.lexsort(np.array([first, order])))))
     return made
+
+
+def _place(row: Row, places: Mapping[bytes, int]) -> int:
+    found = places.get(row.id)
+    return next((places[p] for p in row.parents if p in places), -1) if found is None else found
 
 
 def in_order(parts: list[Batch]) -> Batch:

@@ -219,3 +219,11 @@ def test_a_row_that_waited_beyond_its_deadline_is_not_run_again(honoured: bool) 
     written = sorted(n for _, b in execution.written for n in b["n"].tolist())
     assert written == ([0, 2, 3] if honoured else [0, 1, 2, 3])
     assert program.runners[0].metrics.dropped.counts == ({"expired": 1} if honoured else {})
+
+
+def test_records_of_one_source_are_in_their_order_after_a_retry() -> None:
+    """Children of one record, and what a timer made at once: they have no place in the log of their own."""
+    program = program_of([(-1, "out")], [{0: (0, "out"), 1: (2, "out"), 2: (1, "out"), 3: (0, "out")}])
+    rows = [Row(f"{i:08x}-0000-7000-8000-000000000000".encode(), b"k", 0) for i in range(4)]
+    execution, _ = run(program, Batch.of(SCHEMA, [{"n": i} for i in range(4)], rows))
+    assert [n for _, batch in execution.written for n in batch["n"].tolist()] == [0, 1, 2, 3]
