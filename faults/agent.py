@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,12 @@ POINTS: Final = {
     "taking over, before": ("before", "taking over"),
     "taking over, after": ("after", "taking over"),
     "first transaction after taking over": ("before", "beginning"),
+    "restoring state": ("before", "restoring"),
+}
+# The same, of pipelines that are at least once: around the plain commit of offsets.
+PLAIN_POINTS: Final = {
+    "before the offsets": ("before", "offsets"),
+    "after the offsets": ("during", "offsets"),
 }
 
 
@@ -41,26 +47,46 @@ def die() -> None:
 
 
 def lay_crash_points(orders: Path) -> None:
-    """Let every step of a transaction look whether this is where the process is to die."""
+    """Let every step of a commit and of a restore look whether this is where the process is to die."""
+    from dataflow.runtime.restore import Restorer
+    from dataflow.transport.kafka_clients import KafkaConsumer
     from dataflow.transport.kafka_transactions import KafkaTransaction
+    from faults.mutants import patch
 
     step = KafkaTransaction._step
+    commit, restore = KafkaConsumer.commit, Restorer.step
     order = orders / "crash"
 
-    def watched(self: KafkaTransaction, doing: str, call: Callable[[float], object]) -> None:
-        when, what = POINTS.get(order.read_text(), ("", "")) if order.exists() else ("", "")
+    def reached(doing: str, call: Callable[[], Any]) -> Any:
+        known = {**POINTS, **PLAIN_POINTS}
+        when, what = known.get(order.read_text(), ("", "")) if order.exists() else ("", "")
         if what != doing:
-            step(self, doing, call)
-            return
+            return call()
         if when == "before":
             die()
         if when == "during":
             # The request is on its way when the process ends, or has just been answered: nobody knows.
             threading.Timer(random.uniform(0, 0.004), die).start()
-        step(self, doing, call)
-        die()
+        made = call()
+        if when == "after":
+            die()
+        return made
 
-    KafkaTransaction._step = watched  # type: ignore[method-assign]  # the point of this module
+    def stepped(self: KafkaTransaction, doing: str, call: Callable[[float], object]) -> None:
+        reached(doing, lambda: step(self, doing, call))
+
+    def committed(self: KafkaConsumer, offsets: Mapping[Any, int], *, wait: bool) -> None:
+        if offsets:
+            reached("offsets", lambda: commit(self, offsets, wait=wait))
+        else:
+            commit(self, offsets, wait=wait)
+
+    def restored(self: Restorer) -> Any:
+        return reached("restoring", lambda: restore(self)) if len(self) else restore(self)
+
+    patch(KafkaTransaction, "_step", stepped)
+    patch(KafkaConsumer, "commit", committed)
+    patch(Restorer, "step", restored)
 
 
 def lay_clock(folder: Path) -> None:

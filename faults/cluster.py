@@ -17,7 +17,10 @@ from faults.proxy import HOST, Proxy
 
 # Transactions left open by the dead are looked for this often: Kafka's own ten seconds on top of the transaction's
 # timeout would be most of what readers wait.
-_PROPERTIES: Final = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}
+_PROPERTIES: Final = {
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    "log.cleaner.backoff.ms": "1000",
+}
 
 
 class Brokers:

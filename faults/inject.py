@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import confluent_kafka as ck
 
 from dataflow.broker import Node
 from faults.agent import POINTS
+from faults.holes import make_holes
 from faults.project import FACTORS, write_model
 from faults.schedule import Fault
 from faults.world import FIRST_STAGE, World
@@ -44,13 +46,40 @@ def _kill_worker_at(world: World, point: str, chance: random.Random) -> str:
     crew.ordered.add(victim.pid)
     victim.order("crash", point)
     _, what = POINTS[point]
-    if what == "taking over" or point.startswith("first"):
+    if what in {"taking over", "restoring"} or point.startswith("first"):
         others = [a for a in crew.members if a is not victim]
         for other in others:
             crew.end(other)
     reached = victim.wait(_REACH_S)
     crew.end(victim)
     return f"kill -9 {point}" + ("" if reached else ": not reached in time, killed where it was")
+
+
+def _kill_plain_worker_at(world: World, point: str, chance: random.Random) -> str:
+    crew = world.crews["plain"]
+    victim = chance.choice(crew.members)
+    crew.ordered.add(victim.pid)
+    victim.order("crash", point)
+    reached = victim.wait(_REACH_S)
+    crew.end(victim)
+    return f"kill -9 {point}, at least once" + (
+        "" if reached else ": not reached in time, killed where it was"
+    )
+
+
+def _lose_state_files(world: World, _choice: str, chance: random.Random) -> str:
+    """A machine is gone with its disk: what its worker kept is in the changelog alone."""
+    crew = world.crews["flow"]
+    victim = chance.choice(crew.members)
+    crew.end(victim)
+    size = sum(f.stat().st_size for f in victim.state.rglob("*") if f.is_file())
+    shutil.rmtree(victim.state, ignore_errors=True)
+    return f"kill -9 of a worker and its {size / 1024:.0f} kB of state files deleted"
+
+
+def _holes(world: World, _choice: str, chance: random.Random) -> str:
+    del chance
+    return make_holes(world)
 
 
 def _freeze_worker(world: World, how: str, chance: random.Random) -> str:
@@ -155,7 +184,6 @@ def _slow_node(world: World, _choice: str, chance: random.Random) -> str:
     """A batch takes longer than the session: members stay, partitions are paused, memory is bounded."""
     del chance
     before = {name: [a.pid for a in crew.members] for name, crew in world.crews.items()}
-    world.slowed.append(time.monotonic() - world.watch.began_s)
     (world.project / "slow").write_text(str(_SLOW_S))
     owned = 0
     until = time.monotonic() + 1.5 * _SLOW_S
@@ -211,6 +239,9 @@ def _change_model(world: World, _choice: str, chance: random.Random) -> str:
 _INJECTORS: Final[Mapping[str, Callable[[World, str, random.Random], str]]] = {
     "kill worker": _kill_worker,
     "kill worker at": _kill_worker_at,
+    "kill plain worker at": _kill_plain_worker_at,
+    "lose state files": _lose_state_files,
+    "holes in the log": _holes,
     "freeze worker": _freeze_worker,
     "storm": _storm,
     "stop worker": _stop_worker,

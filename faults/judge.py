@@ -3,84 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from faults.callers import Answer
-from faults.evidence import Evidence, Letter, uncommitted
-from faults.schedule import Fault
-from faults.story import EDGES, EXACTLY_ONCE, FAILING, FATAL, LARGE, PIECES, Story
+from faults import conduct
+from faults.case import TITLES, Case, Finding, some, tally
+from faults.evidence import Letter, uncommitted
+from faults.story import EDGES, EXACTLY_ONCE, FAILING, FATAL, LARGE, PIECES
 from faults.verdicts import Verdict, judge_edge, late_outputs
-from faults.watch import Measures, Watch
 
-TITLES: Final = {
-    1: "no loss: every input ends in exactly one of output, dead letter, declared filter",
-    2: "no duplicate committed output; at least once: duplicates have the same id",
-    3: "order per key",
-    4: "committed offset is never beyond unfinished work",
-    5: "fencing: a paused worker that comes back changes nothing",
-    6: "offsets, outputs and state move together",
-    7: "aborted records are invisible; an open transaction stalls readers no longer than its timeout",
-    8: "poison goes to the dead letters as it was, with its cause, and the partition moves on",
-    9: "backpressure: bounded memory, membership kept",
-    10: "rebalance: settles in time, one owner for each partition",
-    11: "change of version: nothing lost or doubled, every output says its version",
-    12: "control records, compaction, retention: recovery ends or fails loudly",
-    13: "a key lives in the same partition everywhere",
-    14: "memory, threads, descriptors and lag stay flat",
-}
 # An open transaction: its timeout, the coordinator's next look for such, and ours.
 MAX_STALL_S: Final = 10.0 + 1.0 + 4.0 + 5.0
-MAX_WORKER_BYTES: Final = 700 * 1024 * 1024
-
-
-@dataclass
-class Finding:
-    """One invariant: `tried` says by what it was put to the test ("" if by nothing), `wrong` what breaks it."""
-
-    number: int
-    tried: str = ""
-    found: str = ""
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def held(self) -> bool:
-        return bool(self.tried) and not self.wrong
-
-
-@dataclass(frozen=True)
-class Incident:
-    """A fault that was: what it did, when, and how long until all was well; `wrong` if it was not."""
-
-    fault: Fault
-    did: str
-    at_s: float
-    recovered_s: float
-    wrong: str
-
-
-@dataclass(frozen=True)
-class Case:
-    """All that is judged."""
-
-    story: Story
-    written: Mapping[str, int]
-    poison: Mapping[str, Sequence[tuple[bytes, bytes]]]
-    incidents: Sequence[Incident]
-    evidence: Evidence
-    watch: Watch
-    answers: Sequence[Answer]
-    seen: Mapping[str, npt.NDArray[np.int64]]
-    wrong: Sequence[str]
-    factors: Sequence[float]
-    bootstrap: str
-    refused: Sequence[str] = ()
-    unfinished: str = ""
 
 
 @dataclass
@@ -90,6 +27,8 @@ class Judgement:
     lost: int
     duplicated: int
     reordered: int
+    records: int
+    faults: int
 
     @property
     def held(self) -> int:
@@ -118,13 +57,17 @@ def judge(case: Case) -> Judgement:
     _together(case, verdicts, findings[6])
     _aborted(case, findings[7])
     _poison(case, findings[8])
-    _backpressure(case, findings[9])
-    _rebalance(case, findings[10])
-    _versions(case, findings[11])
-    _holes(case, findings[12])
+    conduct.backpressure(case, findings[9])
+    conduct.rebalance(case, findings[10])
+    conduct.versions(case, findings[11])
+    conduct.holes(case, findings[12])
     _homes(verdicts, findings[13])
+    conduct.flat(case, findings[14])
     lost, duplicated, reordered = totals(verdicts)
-    return Judgement([*findings.values()], verdicts, lost, duplicated, reordered)
+    written = sum(case.written.values()) + len(case.evidence.requests)
+    return Judgement(
+        [*findings.values()], verdicts, lost, duplicated, reordered, written, len(case.incidents)
+    )
 
 
 def exactly_once(topic: str) -> bool:
@@ -141,21 +84,11 @@ def totals(verdicts: Mapping[str, Verdict]) -> tuple[int, int, int]:
     )
 
 
-def tally(case: Case, *kinds: str) -> str:
-    """What of these kinds of faults was tried, "" if none."""
-    counts = Counter(i.fault.kind for i in case.incidents if not kinds or i.fault.kind in kinds)
-    return ", ".join(f"{n} x {kind}" for kind, n in counts.items())
-
-
-def _some(values: Sequence[object], what: str) -> list[str]:
-    return [f"{len(values)} {what}, e.g. {', '.join(map(str, values[:3]))}"] if values else []
-
-
 def _no_loss(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
     finding.tried = f"{sum(case.written.values()):,} records under {tally(case)}"
     for verdict in verdicts.values():
-        finding.wrong += _some(verdict.lost, f"codes missing on {verdict.topic}")
-        finding.wrong += _some(verdict.invented, f"codes on {verdict.topic} that nothing makes")
+        finding.wrong += some(verdict.lost, f"codes missing on {verdict.topic}")
+        finding.wrong += some(verdict.invented, f"codes on {verdict.topic} that nothing makes")
         finding.wrong += verdict.strange
     for topic, count in case.written.items():
         code, *_ = case.evidence.inputs[topic].arrays()
@@ -165,7 +98,7 @@ def _no_loss(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> N
             )
         finding.wrong += case.evidence.inputs[topic].strange
         _buried(case, topic, finding)
-    finding.wrong += _some(list(case.refused), "input records refused by the broker")
+    finding.wrong += some(list(case.refused), "input records refused by the broker")
     _asked(case, finding)
     _same_story(case, finding)
     kinds = Counter(letter.error for letter in case.evidence.letters)
@@ -181,15 +114,15 @@ def _buried(case: Case, topic: str, finding: Finding) -> None:
     wanted = set(np.flatnonzero(np.isin(kinds, FATAL[pipeline])).tolist())
     known = [x for x in case.evidence.letters if x.code >= 0 and x.topic == topic]
     letters = Counter(letter.code // PIECES for letter in known)
-    finding.wrong += _some(sorted(wanted - letters.keys()), f"records of {topic} missing in the dead letters")
-    finding.wrong += _some(sorted(letters.keys() - wanted), f"records of {topic} wrongly in the dead letters")
+    finding.wrong += some(sorted(wanted - letters.keys()), f"records of {topic} missing in the dead letters")
+    finding.wrong += some(sorted(letters.keys() - wanted), f"records of {topic} wrongly in the dead letters")
     if exactly_once(topic):
         twice = [n for n, count in letters.items() if count > 1]
-        finding.wrong += _some(twice, f"records of {topic} buried more than once")
+        finding.wrong += some(twice, f"records of {topic} buried more than once")
     others = [
         x for x in case.evidence.letters if x.topic not in case.written and x.topic.startswith(pipeline)
     ]
-    finding.wrong += _some([(x.topic, x.offset, x.error) for x in others], "unexpected dead letters")
+    finding.wrong += some([(x.topic, x.offset, x.error) for x in others], "unexpected dead letters")
 
 
 def _asked(case: Case, finding: Finding) -> None:
@@ -203,7 +136,7 @@ def _asked(case: Case, finding: Finding) -> None:
                 f"caller {told.n} was told {told.answer} as {told.record_id}; committed: {committed.get(told.record_id)}"
             )
     over = records - requests
-    finding.wrong += _some(sorted(over), "answers without a request, or more than it has")
+    finding.wrong += some(sorted(over), "answers without a request, or more than it has")
 
 
 def _same_story(case: Case, finding: Finding) -> None:
@@ -238,7 +171,7 @@ def _order(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> Non
     late = int((case.story.kinds[: case.written["flow.events"]] == 6).sum())
     finding.tried = f"{tally(case)}; {late} records that were tried again"
     for verdict in verdicts.values():
-        finding.wrong += _some(verdict.reordered, f"codes out of order on {verdict.topic}")
+        finding.wrong += some(verdict.reordered, f"codes out of order on {verdict.topic}")
 
 
 def _contiguous(case: Case, finding: Finding) -> None:
@@ -293,7 +226,7 @@ def _fencing(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> N
         looks = [look.committed[name] for look in case.watch.looks]
         for earlier, later in pairwise(looks):
             back = [p for p in earlier if later.get(p, 0) < earlier[p]]
-            finding.wrong += _some(back, f"offsets of {name} that went back")
+            finding.wrong += some(back, f"offsets of {name} that went back")
     if held:
         finding.wrong += [
             f"{v.again} doubles on {v.topic}" for v in verdicts.values() if v.again and "flow" in v.topic
@@ -301,11 +234,24 @@ def _fencing(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> N
 
 
 def _together(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> None:
-    points = Counter(i.did for i in case.incidents if i.fault.kind == "kill worker at")
+    kinds = ("kill worker at", "kill worker", "lose state files", "freeze worker")
+    points = Counter(i.did for i in case.incidents if i.fault.kind in kinds)
     if points:
-        finding.tried = ", ".join(f"{n} x {did}" for did, n in points.items()) + "; state: not tried"
-    torn = [v for v in verdicts.values() if exactly_once(v.topic) and (v.lost or v.again)]
-    finding.wrong += [f"{v.topic}: {len(v.lost)} lost, {v.again} doubled" for v in torn]
+        finding.tried = ", ".join(f"{n} x {did}" for did, n in points.items())
+        counts = {name: len(case.evidence.edges[f"kept.{name}"].code) for name in ("tally", "loud", "window")}
+        finding.found = (
+            f"{counts['tally']:,} counts of keys, {counts['loud']:,} timers, {counts['window']:,} windows are those "
+            "of the input"
+        )
+    torn = [
+        v
+        for v in verdicts.values()
+        if exactly_once(v.topic) and (v.lost or v.invented or v.again or v.strange)
+    ]
+    finding.wrong += [
+        f"{v.topic}: {len(v.lost)} lost, {len(v.invented)} invented, {v.again} doubled, {v.strange[:1]}"
+        for v in torn
+    ]
 
 
 def _aborted(case: Case, finding: Finding) -> None:
@@ -331,16 +277,16 @@ def _poison(case: Case, finding: Finding) -> None:
         letters = [x for x in case.evidence.letters if x.topic == topic and x.code < 0]
         places = {(p, o): value for p, o, value in case.evidence.poison[topic]}
         found = Counter(x.value for x in letters)
-        finding.wrong += _some([v for v in wanted if v not in found], f"of {topic} not in the dead letters")
-        finding.wrong += _some(
+        finding.wrong += some([v for v in wanted if v not in found], f"of {topic} not in the dead letters")
+        finding.wrong += some(
             [v for v in found if v not in wanted], f"of {topic} in the dead letters changed"
         )
         if exactly_once(topic):
-            finding.wrong += _some([v for v, n in found.items() if n > 1], f"of {topic} buried twice")
-        finding.wrong += _some(
+            finding.wrong += some([v for v, n in found.items() if n > 1], f"of {topic} buried twice")
+        finding.wrong += some(
             [x for x in letters if places.get((x.partition, x.offset)) != x.value], "misplaced"
         )
-        finding.wrong += _some([x for x in letters if not x.error], "without a cause")
+        finding.wrong += some([x for x in letters if not x.error], "without a cause")
     finding.wrong += _causes(case)
 
 
@@ -353,66 +299,10 @@ def _causes(case: Case) -> list[str]:
             kind == FAILING and not letter.error
         ):
             wrong.append(letter)
-    return _some([(x.topic, x.offset, x.error) for x in wrong], "dead letters with another cause")
-
-
-def _backpressure(case: Case, finding: Finding) -> None:
-    finding.tried = tally(case, "slow node", "kill broker", "cut network", "full disk")
-    most = max((row[1] for m in _workers(case) for row in m.rows), default=0)
-    finding.found = f"the largest worker had {most / 1e6:.0f} MB"
-    if most > MAX_WORKER_BYTES:
-        finding.wrong.append(f"{finding.found}, more than {MAX_WORKER_BYTES / 1e6:.0f} MB")
-    finding.wrong += [w for w in case.wrong if "slow" in w]
-
-
-def _workers(case: Case) -> list[Measures]:
-    return [m for m in case.watch.measures.values() if m.name != "gateway"]
-
-
-def _rebalance(case: Case, finding: Finding) -> None:
-    moved = [i for i in case.incidents if i.fault.kind not in {"poison", "step clock", "slow node"}]
-    if not moved:
-        return
-    times = sorted(i.recovered_s for i in moved if not i.wrong)
-    finding.tried = tally(case)
-    if times:
-        finding.found = (
-            f"all well again after {times[len(times) // 2]:.1f} s (median), {times[-1]:.1f} s (longest)"
-        )
-    finding.wrong += [f"{i.fault} at {i.at_s:.0f} s: {i.wrong}" for i in case.incidents if i.wrong]
-    finding.wrong += _some(sorted(set(case.watch.doubles)), "owned twice")
-    finding.wrong += [w for w in case.wrong if "slow" not in w]
-
-
-def _versions(case: Case, finding: Finding) -> None:
-    origins = {t: f.origins for t, f in case.evidence.edges.items()}
-    for topic, found in origins.items():
-        pipeline = topic.partition(".")[0]
-        unsaid = sum(n for origin, n in found.items() if not origin.startswith(f"{pipeline}@".encode()))
-        if unsaid:
-            finding.wrong.append(f"{unsaid} records of {topic} do not say their version")
-    factors = case.evidence.edges["flow.score"].factors
-    mixed = {origin.decode(): sorted(f) for origin, f in factors.items() if len(f) > 1}
-    if mixed:
-        finding.wrong.append(f"one version, several models: {mixed}")
-    used = sorted({x for f in factors.values() for x in f})
-    if set(used) - set(case.factors):
-        finding.wrong.append(f"models that were never deployed: {used}")
-    changes = tally(case, "change model")
-    if changes and len(used) > 1:
-        finding.tried = f"{changes} under load"
-        finding.found = f"{len(factors)} versions wrote, their models multiply by {used}"
-
-
-def _holes(case: Case, finding: Finding) -> None:
-    """Control records: the second stage of `flow` reads what transactions wrote, and came to the end of it."""
-    if case.unfinished:
-        finding.wrong.append(case.unfinished)
-        return
-    finding.tried = "control and aborted records between two stages; compaction, retention: not tried"
+    return some([(x.topic, x.offset, x.error) for x in wrong], "dead letters with another cause")
 
 
 def _homes(verdicts: Mapping[str, Verdict], finding: Finding) -> None:
     finding.tried = f"{len(verdicts)} topics against murmur2 of every key"
     for verdict in verdicts.values():
-        finding.wrong += _some(verdict.strayed, f"keys of {verdict.topic} elsewhere than murmur2 says")
+        finding.wrong += some(verdict.strayed, f"keys of {verdict.topic} elsewhere than murmur2 says")

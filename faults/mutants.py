@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any, Final
 
 
@@ -72,10 +73,40 @@ def reads_uncommitted() -> None:
     patch(kafka, "_CONSUMER", {**kafka._CONSUMER, "isolation.level": "read_uncommitted"})
 
 
+def loses_a_timer() -> None:
+    """One timer in twenty is never set."""
+    from dataflow.state.node_state import NodeState
+
+    set_timer, calls = NodeState.set_timer, count()
+
+    def forgetful(self: NodeState, *told: Any, **more: Any) -> None:
+        if next(calls) % 20:
+            set_timer(self, *told, **more)
+
+    patch(NodeState, "set_timer", forgetful)
+
+
+def undoes_nothing() -> None:
+    """What a failing record did to the state of its key stays."""
+    from dataflow.state.node_state import NodeState
+
+    patch(NodeState, "rollback", lambda *_: None)
+
+
+def restores_nothing() -> None:
+    """A task that comes from elsewhere begins with what is in the process's own files."""
+    from dataflow.state.task_state import TaskState
+
+    patch(TaskState, "restore", lambda *_: None)
+
+
 MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
     "commit before output": commit_before_output,
     "without fencing": without_fencing,
     "without contiguous tracking": without_contiguous_tracking,
     "loses dead letters": loses_dead_letters,
     "reads uncommitted": reads_uncommitted,
+    "loses a timer": loses_a_timer,
+    "undoes nothing": undoes_nothing,
+    "restores nothing": restores_nothing,
 }

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,9 @@ class Agent:
     process: subprocess.Popen[bytes]
     log: Path
     orders: Path
+    machine: int
+    state: Path
+    """Where its files of keyed state are: the disk of the machine that it is on."""
 
     @property
     def pid(self) -> int:
@@ -78,14 +82,15 @@ class Stable:
     project: Path
     started: list[Agent] = field(default_factory=list)
 
-    def start(self, name: str, arguments: Sequence[str], *, mutant: str = "") -> Agent:
-        """Run `dataflow ARGUMENTS` as an agent."""
+    def start(self, name: str, arguments: Sequence[str], *, mutant: str = "", machine: int = 0) -> Agent:
+        """Run `dataflow ARGUMENTS` as an agent, on a machine that has what was left there by others of its name."""
         orders = self.folder / f"{name}-{len(self.started)}"
         orders.mkdir(parents=True)
         log = orders / "log"
+        state = self.folder / "disks" / f"{name}-{machine}"
         environment = {
             **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "FAULTS_FOLDER": str(self.project),
-            "FAULTS_ORDERS": str(orders), "FAULTS_MUTANT": mutant,
+            "FAULTS_ORDERS": str(orders), "FAULTS_MUTANT": mutant, "DATAFLOW_STATE_DIR": str(state),
         }  # fmt: skip
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -95,7 +100,7 @@ class Stable:
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
-        agent = Agent(name, process, log, orders)
+        agent = Agent(name, process, log, orders, machine, state)
         self.started.append(agent)
         return agent
 
@@ -132,7 +137,9 @@ class Crew:
         for agent in list(self.members):
             if not agent.running:
                 self.members.remove(agent)
-                if agent.pid not in self.ordered:
+                started = "pipeline " in agent.output()
+                # One that finds no broker when it starts says so and ends: that is in order.
+                if agent.pid not in self.ordered and (started or "does not answer" not in agent.output()):
                     self.left.append((agent, agent.process.returncode))
         fresh = []
         while len(self.members) < self.size:
@@ -140,7 +147,9 @@ class Crew:
         return fresh
 
     def add(self) -> Agent:
-        agent = self.stable.start(self.name, self.arguments, mutant=self.mutant)
+        taken = {a.machine for a in self.members if a.running}
+        machine = next(n for n in count() if n not in taken)
+        agent = self.stable.start(self.name, self.arguments, mutant=self.mutant, machine=machine)
         self.members.append(agent)
         return agent
 

@@ -96,6 +96,17 @@ fields:
   at: {{type: timestamp, event_time: true}}
 ---
 kind: Topic
+name: holes.events
+key: word
+cleanup: compact
+fields: {{word: string, n: int64}}
+---
+kind: Topic
+name: doomed.events
+key: word
+fields: {{word: string, n: int64}}
+---
+kind: Topic
 name: asked.events
 partitions: 2
 fields: {{n: int64}}
@@ -181,6 +192,14 @@ nodes:
   lots:   {{use: rekey, from: events, with: {{key: lot, on_null: drop}}}}
   counted: {{use: filter.when, from: lots, with: {{when: kind != 3, reason: kind 3}}}}
 """
+_SEEN = """
+kind: Pipeline
+name: {name}
+inputs: {{events: {name}.events}}
+delivery: exactly_once
+nodes:
+  seen: {{use: filter.when, from: events, with: {{when: n >= 0}}}}
+"""
 _ASKED = """
 kind: Pipeline
 name: asked
@@ -204,6 +223,8 @@ def write_project(folder: Path) -> Path:
         "pipelines/kept/pipeline.yaml": _KEPT,
         "pipelines/kept/tally.py": _TALLY,
         "pipelines/asked/pipeline.yaml": _ASKED,
+        "pipelines/holes/pipeline.yaml": _SEEN.format(name="holes"),
+        "pipelines/doomed/pipeline.yaml": _SEEN.format(name="doomed"),
     }
     for name, text in files.items():
         path = folder / name

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from faults.agent import POINTS
+from faults.agent import PLAIN_POINTS, POINTS
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,14 @@ class Fault:
         return f"{self.kind} ({self.choice})" if self.choice else self.kind
 
 
-# How often each comes in a full run of 64.
+# How often each comes in a full run.
 FULL: Final[Mapping[tuple[str, str], int]] = {
-    ("kill worker", "flow"): 5,
-    ("kill worker", "plain"): 3,
+    ("kill worker", "flow"): 4,
+    ("kill worker", "plain"): 2,
     **{("kill worker at", point): 2 for point in POINTS},
+    **{("kill plain worker at", point): 1 for point in PLAIN_POINTS},
+    ("lose state files", ""): 2,
+    ("holes in the log", ""): 1,
     ("freeze worker", "past its session"): 4,
     ("freeze worker", "past its transaction"): 2,
     ("freeze worker", "within its session"): 2,
@@ -55,16 +58,14 @@ QUICK: Final[Mapping[tuple[str, str], int]] = {
     ("kill worker", "flow"): 1,
     ("kill worker at", "after output, before its offsets"): 1,
     ("kill worker at", "in the commit"): 1,
-    ("kill worker", "plain"): 1,
+    ("kill plain worker at", "after the offsets"): 1,
     ("freeze worker", "past its session"): 1,
     ("storm", ""): 1,
     ("kill broker", "any"): 1,
     ("cut network", "deaf"): 1,
     ("kill gateway", ""): 1,
-    ("slow node", ""): 1,
-    ("step clock", ""): 1,
+    ("lose state files", ""): 1,
     ("poison", ""): 1,
-    ("change model", ""): 1,
 }
 
 

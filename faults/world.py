@@ -65,7 +65,8 @@ class World:
         self.story = Story(seed, sizes.records)
         self.wrong: list[str] = []
         """What the faults themselves found to be wrong."""
-        self.slowed: list[float] = []
+        self.holes = ""
+        """What was tried of holes in the log."""
         self.factors = [FACTORS[0]]
         """What the versions of the model multiply by, in the order in which they were deployed."""
         self._stack = ExitStack()
