@@ -41,8 +41,8 @@ class ShadowFabric:
             self, self._fabric.producer(latency_first=latency_first, single_flight=single_flight)
         )
 
-    def transactional(self, name: str) -> TransactionalProducer:
-        return _ShadowedTransaction(self, self._fabric.transactional(name))
+    def transactional(self, name: str, *, latency_first: bool = False) -> TransactionalProducer:
+        return _ShadowedTransaction(self, self._fabric.transactional(name, latency_first=latency_first))
 
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
         return self._fabric.consumer(group, start=start)

@@ -299,10 +299,10 @@ class StageLoop:
     def starting(self, positions: Sequence[Position]) -> None:
         """Fence earlier owners and undo what they left open, before anybody looks up where to go on."""
         program = self._parts.program
-        if program.exactly_once:
-            for partition in sorted({p for _, p in positions} - set(self._transactions)):
-                name = transactional_id(program.plan, partition)
-                self._transactions[partition] = self._fabric.transactional(name)
+        taken = {p for _, p in positions} if program.exactly_once else set()
+        for partition in sorted(taken - set(self._transactions)):
+            name, waits = transactional_id(program.plan, partition), program.answer_when == "durable"
+            self._transactions[partition] = self._fabric.transactional(name, latency_first=waits)
 
     def assigned(self, positions: Sequence[Position]) -> None:
         for position in positions:

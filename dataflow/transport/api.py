@@ -186,10 +186,11 @@ class Fabric(Protocol):
         """
         ...
 
-    def transactional(self, name: str) -> TransactionalProducer:
+    def transactional(self, name: str, *, latency_first: bool = False) -> TransactionalProducer:
         """A transactional producer. Any earlier one of this `name`, anywhere, is fenced and its open transaction undone.
 
-        Blocks until that is done. Raises TransportError.
+        Blocks until that is done. `latency_first` as in `producer`: a commit sends all at once anyway, so it is for those
+        who wait for an acknowledgement before. Raises TransportError.
         """
         ...
 

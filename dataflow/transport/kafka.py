@@ -40,6 +40,11 @@ _PRODUCER: Final[dict[str, Any]] = {
     "message.max.bytes": 64 * 1024 * 1024,  # the topic's own limit is the one that counts
     "delivery.timeout.ms": 120_000,
 }
+# By `latency_first`.
+_LINGER: Final[dict[bool, dict[str, Any]]] = {
+    True: {"linger.ms": 0},
+    False: {"linger.ms": 5, "compression.type": "lz4"},
+}
 # librdkafka's idempotent producer that does not linger spins while records wait behind a request: at 32 callers 200 to
 # 1,000 us of CPU a record, more than all our own work for a request.
 _SINGLE_FLIGHT: Final[dict[str, Any]] = {
@@ -84,13 +89,13 @@ class KafkaFabric:
         return {k: str(v) for k, v in self._settings.items() if k.startswith(names)}
 
     def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> KafkaProducer:
-        linger = {"linger.ms": 0} if latency_first else {"linger.ms": 5, "compression.type": "lz4"}
         flight = _SINGLE_FLIGHT if single_flight else {}
-        return KafkaProducer({**_PRODUCER, **linger, **flight, **self._for_role("producer")})
+        return KafkaProducer({**_PRODUCER, **_LINGER[latency_first], **flight, **self._for_role("producer")})
 
-    def transactional(self, name: str) -> KafkaTransaction:
-        own = {**kafka_transactions.SETTINGS, "linger.ms": 0, "transactional.id": name}
-        return KafkaTransaction({**_PRODUCER, **self._for_role("producer"), **own}, name)
+    def transactional(self, name: str, *, latency_first: bool = False) -> KafkaTransaction:
+        own = {**kafka_transactions.SETTINGS, "transactional.id": name}
+        settings = {**_PRODUCER, **_LINGER[latency_first], **self._for_role("producer"), **own}
+        return KafkaTransaction(settings, name)
 
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> KafkaConsumer:
         settings = {**_CONSUMER, **self._for_role("consumer")}

@@ -41,7 +41,8 @@ class MemoryFabric:
         del latency_first, single_flight
         return MemoryProducer(self)
 
-    def transactional(self, name: str) -> MemoryTransaction:
+    def transactional(self, name: str, *, latency_first: bool = False) -> MemoryTransaction:
+        del latency_first
         with self.changed:
             self.epochs[name] = self.epochs.get(name, 0) + 1
             return MemoryTransaction(self, name, self.epochs[name])
