@@ -252,6 +252,7 @@ class Exchange:
 
     def _expire(self) -> None:
         self._timer = None
+        self._poll_producers()  # or what the broker took just now would count as not taken
         now = self.clock_ms()
         for pending in self.pending.expire(now):
             if pending.delivered < len(pending.record_ids):

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataflow.cli.test import run_tests
@@ -96,9 +96,10 @@ def test_every_price_is_explained_or_told_to_be_unexplained(made: Assembled) -> 
 @given(
     away=st.floats(-1.5, 1.5), years=st.floats(0.02, 5), rate=st.floats(-0.02, 0.1), sigma=st.floats(0.02, 3),
 )  # fmt: skip
+@example(away=-1.5, years=2.0, rate=0.09375, sigma=0.03125)
 def test_twelve_rounds_are_enough(away: float, years: float, rate: float, sigma: float) -> None:
-    """For strikes up to 1.5 standard deviations away; the price of one much farther says next to nothing."""
-    strike = 100.0 * math.exp(away * sigma * math.sqrt(years))
+    """For strikes up to 1.5 standard deviations from the forward; the price of one much farther says next to nothing."""
+    strike = 100.0 * math.exp(rate * years + away * sigma * math.sqrt(years))
     price = call_price(100.0, strike, years, rate, sigma)
     row = {
         "spot": 100.0,
