@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from dataflow.sdk import (
     ContractContext,
     ContractError,
     NodeContext,
+    NodeError,
     Out,
     Schema,
     Settings,
@@ -113,9 +115,15 @@ class AgentFaust:
             )
         return {"out": context.out}
 
+    def open(self) -> None:
+        """Raises NodeError where Faust is not installed."""
+        if find_spec("faust") is None:
+            raise NodeError("agent.faust needs the extra faust", hint="pip install 'kafka-dataflow[faust]'")
+
     def command(self, place: AgentPlace) -> Sequence[str]:
         """The host, which is told by its arguments what the engine does not know of."""
         del place
+        self.open()
         told = {"app": self._settings.app, "reads": self._settings.reads, "writes": self._settings.writes}
         # -P: the folder of the host, with modules named as those of the standard library, stays off the path.
         return [sys.executable, "-P", str(HOST), json.dumps(told)]

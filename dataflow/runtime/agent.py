@@ -77,6 +77,7 @@ class Agent:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # Ctrl-C is for us: we end it when our turn comes
         )
         listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
         listener.start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -18,8 +20,10 @@ from dataflow.control.assemble import Assembled, LintError, assemble
 from dataflow.control.deploy import deploy
 from dataflow.control.produce import TopicProducer
 from dataflow.control.records import TapRecord
+from dataflow.control.replay_plan import shadow_plan
 from dataflow.control.streams import EdgeReader, find_stream, find_topic
 from dataflow.core import headers, ids
+from dataflow.core.errors import NodeError
 from dataflow.core.schema import column_of
 from dataflow.planner.plan import Plan, StagePlan
 from dataflow.runtime.worker import Worker, lag_of
@@ -27,6 +31,7 @@ from dataflow.runtime.workshop import Workshop
 from dataflow.testing import run_pipeline
 from dataflow.transport.kafka import KafkaFabric
 from nodes import _faust_host as host
+from nodes.faust import AgentFaust, FaustApp
 from tests.conftest import wait_for
 
 YAML = """
@@ -275,6 +280,32 @@ def test_it_is_a_stage_by_itself_and_read_from_kafka(tmp_path: Path) -> None:
     assert (after.nodes, after.outside, after.reads) == (("counts",), False, ("counted",))
     assert plan.edges["counted"].codec == "json"
     assert plan.edges["counted"].partitions == 2
+
+
+def test_it_is_off_in_replays_and_replayed_from(tmp_path: Path) -> None:
+    write(tmp_path, "p")
+    made = assemble(tmp_path, environ=os.environ)
+    (plan,) = made.plans
+    off = shadow_plan(plan, plan, made.registry, "", "dataflow.replay-1.").off
+    assert off == {"counted": "agent.faust has effects outside", "counts": "it needs what 'counted' gives"}
+    assert list(shadow_plan(plan, plan, made.registry, "counted", "dataflow.replay-1.").compared) == [
+        "counts"
+    ]
+
+
+def test_faust_is_imported_by_its_own_process_alone() -> None:
+    program = (
+        "import sys; from dataflow.registry import Registry; from dataflow.runtime.worker import Worker; "
+        "kind = Registry.default().get('agent.faust'); sys.exit('faust' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.faust.find_spec", lambda _name: None)
+    settings = FaustApp(app="a:b", reads="c", writes="d")
+    with pytest.raises(NodeError, match="extra faust"):
+        AgentFaust(settings, SimpleNamespace(node="n")).open()  # type: ignore[arg-type]  # it looks at no more
 
 
 def test_what_it_would_write_is_given_in_tests(tmp_path: Path) -> None:
