@@ -5,7 +5,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help setup demo test check format bench faults docs build clean
+.PHONY: help setup demo test check format bench faults soak docs build clean
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -43,6 +43,12 @@ docs: setup ## write the generated reference
 
 bench: setup ## all benchmarks; results in benchmarks/results
 	$(RUN) python -m benchmarks all
+
+faults: setup ## kill, freeze, cut and overfill a running engine for 20 minutes; FAULTS_ARGS="--quick --seed 7"
+	$(RUN) python -m faults $(FAULTS_ARGS)
+
+soak: setup ## ten minutes of steady load: memory, threads, descriptors and lag stay flat; SOAK_ARGS="--minutes 60"
+	$(RUN) python -m scripts.soak $(SOAK_ARGS)
 
 build: setup ## wheel and sdist
 	$(UV) build --quiet

@@ -69,7 +69,7 @@ def _kill_plain_worker_at(world: World, point: str, chance: random.Random) -> st
 
 def _lose_state_files(world: World, _choice: str, chance: random.Random) -> str:
     """A machine is gone with its disk: what its worker kept is in the changelog alone."""
-    crew = world.crews["flow"]
+    crew = world.crews.get("kept", world.crews["flow"])
     victim = chance.choice(crew.members)
     crew.end(victim)
     size = sum(f.stat().st_size for f in victim.state.rglob("*") if f.is_file())

@@ -18,6 +18,7 @@ from typing import Final
 import psutil
 
 ROOT: Final = Path(__file__).parent.parent
+_COMMAND: Final = "from dataflow.cli.main import main; main()"
 
 
 @dataclass(eq=False)
@@ -80,6 +81,8 @@ class Stable:
 
     folder: Path
     project: Path
+    patched: bool = True
+    """Whether agents are `faults.agent`, or the plain command."""
     started: list[Agent] = field(default_factory=list)
 
     def start(self, name: str, arguments: Sequence[str], *, mutant: str = "", machine: int = 0) -> Agent:
@@ -92,9 +95,10 @@ class Stable:
             **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "FAULTS_FOLDER": str(self.project),
             "FAULTS_ORDERS": str(orders), "FAULTS_MUTANT": mutant, "DATAFLOW_STATE_DIR": str(state),
         }  # fmt: skip
+        program = ["-m", "faults.agent"] if self.patched else ["-c", _COMMAND]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "faults.agent", "--project", str(self.project), *arguments],
+                [sys.executable, *program, "--project", str(self.project), *arguments],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

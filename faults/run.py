@@ -48,13 +48,15 @@ def settings(seed: int, records: int, *, quick: bool) -> Settings:
     return Settings(seed, sizes, QUICK if quick else FULL, 110.0 if quick else 940.0)
 
 
-def run(chosen: Settings, tell: Tell, *, mutant: str = "", keep: bool = False) -> Judgement:
-    """Run it all. The folder of everything is deleted unless something is wrong or `keep`."""
+def run(
+    chosen: Settings, tell: Tell, *, mutants: Mapping[str, str] | None = None, keep: bool = False
+) -> Judgement:
+    """Run it all; `mutants` break the workers of pipelines, see `faults.mutants`. The folder of everything is deleted unless something is wrong or `keep`."""
     folder = Path(tempfile.mkdtemp(prefix="dataflow-faults-"))
     tell(
         f"seed {chosen.seed}, {chosen.sizes.records:,} records, {sum(chosen.faults.values())} faults, in {folder}"
     )
-    world = World(folder, chosen.sizes, chosen.seed, mutant=mutant)
+    world = World(folder, chosen.sizes, chosen.seed, mutants or {})
     try:
         judged = _story(world, chosen, tell)
     except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,11 @@ TOPICS: Final = (*SHARES, *(e.topic for p in EDGES.values() for e in p))
 """What the concurrent reader reads."""
 
 
+# Which workers do what; with mutants each pipeline has its own, that others are not condemned with it.
+_TOGETHER: Final = {"flow": ("flow", "kept", "asked"), "plain": ("plain",)}
+_APART: Final = {"flow": ("flow", "asked"), "kept": ("kept",), "plain": ("plain",)}
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Of a run. `records` are those of all inputs together, see `SHARES`."""
@@ -59,8 +64,11 @@ class Sizes:
 class World:
     """See the module. `close` ends all of it."""
 
-    def __init__(self, folder: Path, sizes: Sizes, seed: int, *, mutant: str = "") -> None:
+    def __init__(
+        self, folder: Path, sizes: Sizes, seed: int, mutants: Mapping[str, str], *, patched: bool = True
+    ) -> None:
         self.folder = folder
+        self._patched = patched
         self.sizes = sizes
         self.story = Story(seed, sizes.records)
         self.wrong: list[str] = []
@@ -71,25 +79,23 @@ class World:
         """What the versions of the model multiply by, in the order in which they were deployed."""
         self._stack = ExitStack()
         try:
-            self._build(mutant)
+            self._build(mutants)
         except BaseException:
             self._stack.close()
             raise
 
-    def _build(self, mutant: str) -> None:
+    def _build(self, mutants: Mapping[str, str]) -> None:
         sizes, folder = self.sizes, self.folder
         self.version = 0
         self.project = write_project(folder / "project")
         self.brokers = Brokers(folder / "brokers", sizes.nodes)
         self._stack.callback(self.brokers.close)
-        self.stable = Stable(folder / "agents", self.project)
+        self.stable = Stable(folder / "agents", self.project, self._patched)
         self._stack.callback(self.stable.close)
         self.deploy()
-        door = ["--bootstrap", self.brokers.door]
-        flow = ["worker", *door, *(x for name in ("flow", "kept", "asked") for x in ("--pipeline", name))]
         self.crews = {
-            "flow": Crew(self.stable, "flow", flow, sizes.workers, mutant),
-            "plain": Crew(self.stable, "plain", ["worker", *door, "--pipeline", "plain"], 1, mutant),
+            name: self._crew(name, pipelines, mutants.get(name, ""))
+            for name, pipelines in (_APART if mutants else _TOGETHER).items()
         }
         self.gateways: list[tuple[Agent, str]] = []
         for crew in self.crews.values():
@@ -104,6 +110,11 @@ class World:
             self._await_ready(url)
         self.callers = Callers(lambda place: self.gateways[place % len(self.gateways)][1], sizes.callers)
         self.watch.start()
+
+    def _crew(self, name: str, pipelines: Sequence[str], mutant: str) -> Crew:
+        arguments = ["worker", "--bootstrap", self.brokers.door]
+        arguments += [x for pipeline in pipelines for x in ("--pipeline", pipeline)]
+        return Crew(self.stable, name, arguments, 1 if name == "plain" else self.sizes.workers, mutant)
 
     @property
     def agents(self) -> Sequence[Agent]:
@@ -147,7 +158,7 @@ class World:
         self.fill_gateways()
 
     def settle(self, timeout_s: float) -> str:
-        """Wait until every partition has one owner and every group has committed something since, or all there is.
+        """Wait until every partition has one owner, and has been committed further since, or to its end.
 
         "" when that came in time, else what is not so.
         """
@@ -173,8 +184,11 @@ class World:
             return f"owners of {group}: {owners}"
         committed = self.watch.committed(group)
         mark = marks.setdefault(group, committed)
-        if committed == mark and not self.watch.finished(group):
-            return f"group {group} stands at {sorted(committed.values())}"
+        if standing := [p for p, offset in committed.items() if offset == mark[p]]:
+            ends = self.watch.ends(standing)
+            still = {p: (committed[p], ends[p]) for p in standing if committed[p] < ends[p]}
+            if still:
+                return f"group {group} stands at {still}"
         return ""
 
     def drained(self, timeout_s: float) -> str:
