@@ -531,6 +531,40 @@ nodes:
         assert len(run.run._messages([REPLIES])) == 4
 
 
+def test_what_is_dropped_behind_a_join_is_told(tmp_path: Path) -> None:
+    """Also where the join had all of the caller at once, and where nobody says what became of the record."""
+    plan = make_plan(
+        tmp_path,
+        """
+inputs: {records: records}
+answer: {from: [said], input: records}
+nodes:
+  a: {use: test.script, from: records}
+  b: {use: test.script, from: a.side, isolate: true}
+  end: {use: test.script, from: a, isolate: true}
+  last: {use: join.any, from: {end: end, b: b}}
+  said: {use: test.script, from: last}
+""",
+        registry=KINDS,
+    )
+    with Run(tmp_path, plan) as run:
+        run.ask(
+            [
+                "said:drop",
+                "a:side,said:drop",
+                "a:both,said:drop",
+                "a:both,said:consume",
+                "said:fail",
+                "pass",
+            ]
+        )
+        run.run.settle()
+        assert run.outcomes() == {
+            0: "dropped: not wanted", 1: "dropped: not wanted", 2: "dropped: not wanted",
+            3: "dropped: the request ended on a branch without an answer", 4: "failed: cannot be", 5: "ok",
+        }  # fmt: skip
+
+
 def test_stages_that_close_nothing_say_nothing(tmp_path: Path) -> None:
     plan = diamond(tmp_path, cut=False)
     assert (plan.control, [s.closes for s in plan.stages]) == (None, [()])
