@@ -12,7 +12,15 @@ from typing import Final
 
 from dataflow.codecs.compatibility import check_compatible
 from dataflow.core.errors import PlanError, SpecError, nearest
-from dataflow.planner.plan import DEAD_LETTERS, EdgePlan, NodePlan, Plan, StagePlan, TopicPlan
+from dataflow.planner.plan import (
+    DEAD_LETTERS,
+    EdgePlan,
+    NodePlan,
+    Plan,
+    StagePlan,
+    TopicPlan,
+    join_source,
+)
 from dataflow.registry import Registry
 
 PREFIX: Final = "dataflow.replay-"
@@ -193,9 +201,12 @@ def _stage(stage: StagePlan, plan: Plan, running: Iterable[str], prefix: str) ->
     own = {e for n in nodes for e in plan.nodes[n].outputs.values()}
     fetched = set(stage.reads)  # a stage may fetch what it writes itself: an edge that is keyed anew
     reads = dict.fromkeys(e for n in nodes for e in _read_by(plan.nodes[n]) if e not in own or e in fetched)
+    spoken_of = {*reads, *own, *map(join_source, nodes)}
     return dataclasses.replace(
         stage, group=prefix + stage.group, reads=tuple(reads), nodes=nodes, answers=(), leaves=(), on_answer_path=False,
-        changelog=prefix + stage.changelog if stage.changelog else "",
+        changelog=prefix + stage.changelog if stage.changelog else "", shares={},
+        closes=tuple(c for c in stage.closes if {c.source, c.edge} <= spoken_of and set(c.through) <= set(nodes)),
+        hears=any(plan.nodes[n].apart for n in nodes),
     )  # fmt: skip
 
 

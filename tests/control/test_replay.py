@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from dataflow.planner.plan import DEAD_LETTERS, Plan
 from dataflow.registry import Registry
 from dataflow.transport.api import Fabric
 from dataflow.transport.memory import MemoryFabric
+from tests.conftest import wait_for
 from tests.control.project import Made, make, produce
 
 PIPELINE = """
@@ -44,6 +46,7 @@ nodes:
 """
 CODE = """
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -377,6 +380,48 @@ def test_the_file_must_declare_the_pipeline(made: Made) -> None:
     text = PIPELINE.format(name=made.name, limit=1).split("---")[1]
     with pytest.raises(DataflowError, match="unknown node kind"):
         changed(made, text.replace("route.when", "route.whem"))
+
+
+APART = """
+kind: Topic
+name: {name}.calls
+key: caller
+partitions: 2
+fields: {{caller: string, n: int64}}
+---
+kind: Pipeline
+name: {name}-calls
+inputs: {{call: {name}.calls}}
+nodes:
+  odd:  {{use: filter.when, from: call, with: {{when: n % 2 == 1}}}}
+  slow: {{use: transform.select, from: call, with: {{set: {{n: n * 10}}}}, isolate: true}}
+  both: {{use: join.by_id, from: {{odd: odd, slow: slow}}, with: {{how: outer, select: {{odd: [caller], slow: [n]}}, missing: without}}}}
+  told: {{use: logic.python, from: both, with: {{call: tell.none}}}}
+"""
+
+
+def test_joins_across_stages_close_as_they_did(tmp_path: Path, unique: str) -> None:
+    made = make(tmp_path, unique, MemoryFabric())
+    place = tmp_path / "pipelines" / "calls"
+    place.mkdir()
+    (place / "pipeline.yaml").write_text(APART.format(name=unique))
+    (place / "tell.py").write_text("def none(row: dict) -> None:\n    return None\n")
+    made.deploy()
+    produce(made, f"{unique}.calls", [{"caller": f"c{n}", "n": n} for n in range(20)])
+    plan = read_plans(made.fabric)[f"{unique}-calls"]
+    assert plan.control is not None
+    with made.working() as shop:
+        made.settle(shop)
+        wait_for(partial(_count, made, plan, "both", 20), "all joined")
+    control = ends(made, plan.control.topics[0])
+    report = replay(made.folder, Registry.default(made.folder), made.fabric, Replay(plan, plan))
+    assert report.same
+    assert {e.edge: e.equal for e in report.edges} == {"odd": 10, "slow": 20, "both": 20}
+    assert ends(made, plan.control.topics[0]) == control
+
+
+def _count(made: Made, plan: Plan, edge: str, count: int) -> bool:
+    return ends(made, plan.edges[edge].topics[0]) >= count
 
 
 STATE = """

@@ -42,8 +42,8 @@ def compare(
     one: Wire, other: Wire, tolerance: float = 1e-6, *, schema: Schema = SCHEMA, show_private: bool = False
 ) -> EdgeComparison:
     result = EdgeComparison("edge")
-    sides = [Side(Stream("s", ("t",), s, "avro"), lambda _f: None) for s in (SCHEMA, schema)]
-    comparer = Comparer(*sides, tolerance, result, show_private=show_private)
+    was, now = (Side(Stream("s", ("t",), s, "avro"), lambda _f: None) for s in (SCHEMA, schema))
+    comparer = Comparer(was, now, tolerance, result, show_private=show_private)
     comparer.add("id", one, other)
     comparer.flush()
     assert result.equal + result.within + result.differing == 1
