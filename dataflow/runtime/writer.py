@@ -96,7 +96,7 @@ class EdgeWriter:
         """The batch with its wire bytes; rows that do not encode, or are too large for the edge's topic, end here."""
         encoded, ended = self._encoded(batch)
         own = next((t for t in self._targets if t.contract is None), None)
-        if own is None or encoded.encoded is None:
+        if own is None or encoded.encoded is None or _all_fit(encoded.rows, encoded.encoded.values, own):
             return encoded, ended
         large = [
             (i, row, value)
@@ -190,6 +190,14 @@ def _weight(row: Row, value: bytes | None) -> int:
     if row.carry:
         weight += sum(len(name) + len(v or b"") for name, v in row.carry)
     return weight
+
+
+def _all_fit(rows: Sequence[Row], values: Sequence[bytes | None], target: Target) -> bool:
+    """Whether even a record of the longest value, the longest key and the most headers would fit: the usual case."""
+    value = max([len(v) for v in values if v is not None], default=0)
+    key = max([len(row.key) for row in rows if row.key is not None], default=0)
+    carried = max([_weight(row, None) for row in rows if row.carry], default=0)
+    return value <= target.max_bytes and value + key + carried <= target.room_bytes
 
 
 def _fits(row: Row, value: bytes | None, target: Target) -> bool:
