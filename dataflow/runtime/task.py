@@ -310,17 +310,17 @@ class Task:
 
         Raises TransportError if the broker refused a record: nothing of that batch is committed.
         """
-        while self._unacknowledged and not self._unacknowledged[0].barrier.open:
+        while self._unacknowledged and self._unacknowledged[0].barrier.through:
             hand = self._unacknowledged.popleft()
-            if hand.barrier.error:
-                raise TransportError(
-                    f"writing the outputs of stage '{self._stage.plan.name}': {hand.barrier.error}"
-                )
             self.offsets.finish(hand.ticket)
             if self._stage.answer_when == "committed" and (hand.answers or hand.refusals):
                 self._held_replies.append(hand)
             else:
                 self._answer(hand)
+        # Not only of the first: what was written until then would lie before what is lost, and comes again after it.
+        error = next((hand.barrier.error for hand in self._unacknowledged if hand.barrier.error), "")
+        if error:
+            raise TransportError(f"writing the outputs of stage '{self._stage.plan.name}': {error}")
 
     def _begin_transaction(self) -> None:
         if self._transaction is not None and not self._in_transaction:

@@ -50,6 +50,11 @@ class Barrier:
     def open(self) -> bool:
         return self.left > 0
 
+    @property
+    def through(self) -> bool:
+        """All is acknowledged."""
+        return self.left <= 0 and not self.error
+
 
 @dataclass(frozen=True)
 class Target:

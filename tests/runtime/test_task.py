@@ -183,6 +183,19 @@ def test_a_refused_record_raises_and_commits_nothing_of_its_batch(
     assert driven.answered() == {0: 1}
 
 
+def test_a_refused_record_of_a_later_batch_is_not_waited_for(
+    programs: dict[str, tuple[Path, str]],
+) -> None:
+    driven = Driven(stage_of(programs), "durable")
+    for _ in range(2):
+        driven.take(["pass"])
+        driven.step()
+    driven.producer.acknowledge(1, error="no space left")
+    with pytest.raises(TransportError, match="no space left"):
+        driven.collect()
+    assert (driven.committed, driven.answered()) == (0, {})
+
+
 def test_dead_letters_carry_the_original_and_the_cause(programs: dict[str, tuple[Path, str]]) -> None:
     driven = Driven(stage_of(programs), "durable")
     head: list[tuple[str, Any]] = [("mine", b"1"), ("none", None), (headers.ERROR, b"of an earlier death")]
