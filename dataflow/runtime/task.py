@@ -167,6 +167,7 @@ class Task:
 
         One batch only: between two the loop polls, or a slow node would cost the group membership.
         """
+        self.collect()  # what is known to be refused ends the task before it writes more
         if self._running is None:
             if self._clockwork is not None:
                 self._clockwork.begin(now_ms)

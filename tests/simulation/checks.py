@@ -160,8 +160,8 @@ def check(sketch: Sketch, plan: Plan, quiet: Left, left: Left, decoder: Decoder)
     # At least once nobody fences the changelog: a member that was put out alive may write what is old there.
     if exactly or not left.zombies:
         _check_counts(quiet, left, exactly=exactly)
-    if left.other != quiet.other:
-        raise Failed(f"left: {left.other}, wanted {quiet.other}")
+        if left.other != quiet.other:
+            raise Failed(f"left: {left.other}, wanted {quiet.other}")
 
 
 def _check_counts(quiet: Left, left: Left, *, exactly: bool) -> None:

@@ -33,6 +33,7 @@ def test_whatever_befalls_workers_all_is_as_the_model_says() -> None:
         1441,  # a retry among records made from state
         4869,  # a member that was put out alive
         4894,  # a delivery that fails before an earlier one is through
+        8252,  # ... and one that is known to have failed when the next batch is there
     ],
 )
 def test_what_was_once_found(seed: int) -> None:
