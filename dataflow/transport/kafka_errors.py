@@ -6,7 +6,7 @@ from typing import Final
 
 import confluent_kafka as ck
 
-from dataflow.core.errors import DataflowError, TransportError
+from dataflow.core.errors import DataflowError, FencedError, TransportError
 
 OFFSET_ERRORS: Final = (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE)
 GONE_ERRORS: Final = (
@@ -42,6 +42,13 @@ PASSING_ERRORS: Final = (
     ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     ck.KafkaError._MAX_POLL_EXCEEDED,
 )
+
+
+def refused(error: ck.KafkaError, doing: str) -> DataflowError:
+    """As `translated`, and FencedError for whoever was taken over."""
+    if error.code() in FENCED:
+        return FencedError(f"{doing}: {error.str()}", hint="its work moved to another process")
+    return translated(error, doing)
 
 
 def translated(error: ck.KafkaError, doing: str) -> DataflowError:

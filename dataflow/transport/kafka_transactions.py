@@ -12,16 +12,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import confluent_kafka as ck
 
-from dataflow.core.errors import FencedError, TransportError
+from dataflow.core.errors import TransportError
 from dataflow.transport.api import Consumer, Position
 from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
-from dataflow.transport.kafka_errors import FENCED, translated
+from dataflow.transport.kafka_errors import refused
 
 # An open transaction hides what comes after it from read-committed readers: this long at the most after a crash.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
@@ -89,6 +90,13 @@ class KafkaTransaction(KafkaProducer):
         self._step("taking over", self.client.init_transactions)
         self._aside = Aside(f"offsets of {name}")
 
+    def flush(self, timeout_s: float) -> int:
+        try:
+            return super().flush(timeout_s)
+        except ck.KafkaException as error:
+            self._broken = True
+            raise refused(error.args[0], f"writing in transaction '{self._name}'") from error
+
     def begin(self) -> None:
         self._step("beginning", lambda _: self.client.begin_transaction())
         self._open = True
@@ -128,7 +136,9 @@ class KafkaTransaction(KafkaProducer):
             with suppress(TransportError):  # a producer made anew under this name undoes it
                 self.abort()
         self.client.purge()
-        with suppress(ck.KafkaException):  # a fenced producer cannot even say goodbye
+        with suppress(ck.KafkaException), warnings.catch_warnings():
+            # A fenced producer cannot even say goodbye, and warns of it.
+            warnings.filterwarnings("ignore", message="Producer abort_transaction failed during close")
             self.client.close()
 
     def _step(self, doing: str, call: Callable[[float], object]) -> None:
@@ -149,9 +159,4 @@ class KafkaTransaction(KafkaProducer):
                 if reason.retriable() and time.monotonic() < deadline:
                     continue
                 self._broken = True
-                what = f"{doing} transaction '{self._name}'"
-                if reason.code() in FENCED:
-                    raise FencedError(
-                        f"{what}: {reason.str()}", hint="its work moved to another process"
-                    ) from error
-                raise translated(reason, what) from error
+                raise refused(reason, f"{doing} transaction '{self._name}'") from error

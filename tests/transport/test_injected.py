@@ -1,0 +1,309 @@
+"""Single error codes from the broker, and what our transport makes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import confluent_kafka as ck
+import pytest
+
+from dataflow.core.errors import FencedError, OffsetOutOfRangeError, TransportError
+from dataflow.transport import kafka_transactions
+from dataflow.transport.api import EARLIEST, Position
+from dataflow.transport.kafka import KafkaFabric
+from dataflow.transport.kafka_clients import KafkaConsumer
+from dataflow.transport.kafka_transactions import KafkaTransaction
+from tests.conftest import wait_for
+from tests.transport.mock_cluster import Api, MockCluster, mock_cluster
+
+Code = ck.KafkaError
+PLACE = ("t", 0)
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    with mock_cluster() as made:
+        made.topic("t", 1)
+        made.topic("out", 1)
+        made.coordinate("group", "g", 1)
+        made.coordinate("transaction", "x", 2)
+        yield made
+
+
+@pytest.fixture
+def fabric(cluster: MockCluster) -> Iterator[KafkaFabric]:
+    # The mock knows neither the group protocol of Kafka 4 by itself nor many topic settings: the classic one it is.
+    made = KafkaFabric(cluster.bootstrap, {"topic.metadata.refresh.interval.ms": 500})
+    yield made
+    made.close()
+
+
+@dataclass
+class Owner:
+    """What a rebalance told."""
+
+    owned: set[Position] = field(default_factory=set)
+    gone: set[Position] = field(default_factory=set)
+
+    def starting(self, positions: Sequence[Position]) -> None: ...
+
+    def assigned(self, positions: Sequence[Position]) -> None:
+        self.owned |= set(positions)
+
+    def revoked(self, positions: Sequence[Position]) -> None:
+        self.owned -= set(positions)
+
+    def lost(self, positions: Sequence[Position]) -> None:
+        self.owned -= set(positions)
+        self.gone |= set(positions)
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner()
+
+
+@pytest.fixture
+def consumer(fabric: KafkaFabric, owner: Owner) -> Iterator[KafkaConsumer]:
+    made = fabric.consumer("g")
+    made.subscribe(["t"], owner)
+    wait_for(lambda: made.poll(1, 0.1) or owner.owned, "the partition")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def transaction(fabric: KafkaFabric) -> Iterator[KafkaTransaction]:
+    made = fabric.transactional("x")
+    yield made
+    made.close()
+
+
+def send(transaction: KafkaTransaction, value: bytes = b"v") -> None:
+    transaction.begin()
+    transaction.send("out", value)
+
+
+def values(fabric: KafkaFabric, topic: str, count: int) -> list[bytes | None]:
+    reader = fabric.consumer()
+    reader.assign({(topic, 0): EARLIEST})
+    found: list[bytes | None] = []
+
+    def read() -> bool:
+        found.extend(m.value() for m in reader.poll(100, 0.1))
+        return len(found) >= count
+
+    wait_for(read, "the records")
+    reader.close()
+    return found
+
+
+# ---------------------------------------------------------------- errors that pass
+
+
+@pytest.mark.parametrize(
+    ("api", "code"),
+    [
+        (Api.PRODUCE, Code.REQUEST_TIMED_OUT),
+        (Api.PRODUCE, Code.NOT_LEADER_FOR_PARTITION),
+        (Api.PRODUCE, Code.NOT_ENOUGH_REPLICAS),
+        (Api.PRODUCE, Code._TRANSPORT),
+        (Api.ADD_PARTITIONS, Code.CONCURRENT_TRANSACTIONS),
+        (Api.ADD_PARTITIONS, Code.COORDINATOR_LOAD_IN_PROGRESS),
+        (Api.ADD_OFFSETS, Code.NOT_COORDINATOR),
+        (Api.ADD_OFFSETS, Code._TRANSPORT),
+        (Api.TRANSACTION_OFFSETS, Code.COORDINATOR_LOAD_IN_PROGRESS),
+        (Api.TRANSACTION_OFFSETS, Code.REQUEST_TIMED_OUT),
+        (Api.END_TRANSACTION, Code.COORDINATOR_NOT_AVAILABLE),
+        (Api.END_TRANSACTION, Code._TRANSPORT),
+    ],
+)
+def test_what_passes_is_tried_again_and_commits(
+    cluster: MockCluster,
+    fabric: KafkaFabric,
+    consumer: KafkaConsumer,
+    transaction: KafkaTransaction,
+    api: Api,
+    code: int,
+) -> None:
+    cluster.fail(api, code, 2)
+    send(transaction)
+    transaction.commit({PLACE: 3}, consumer)
+    assert values(fabric, "out", 1) == [b"v"]
+
+
+@pytest.mark.parametrize(
+    "code", [Code.CONCURRENT_TRANSACTIONS, Code.NOT_COORDINATOR, Code.COORDINATOR_NOT_AVAILABLE]
+)
+def test_taking_over_waits_for_what_settles(cluster: MockCluster, fabric: KafkaFabric, code: int) -> None:
+    cluster.fail(Api.INIT_PRODUCER_ID, code, 2)
+    made = fabric.transactional("x")
+    send(made)
+    made.abort()
+    made.close()
+
+
+def test_a_coordinator_that_moves_is_followed(
+    cluster: MockCluster, consumer: KafkaConsumer, transaction: KafkaTransaction
+) -> None:
+    for offset, broker in enumerate((1, 2, 1)):
+        cluster.coordinate("transaction", "x", broker)
+        cluster.coordinate("group", "g", 3 - broker)
+        send(transaction)
+        transaction.commit({PLACE: offset}, consumer)
+
+
+def test_records_keep_their_order_over_refusals(cluster: MockCluster, fabric: KafkaFabric) -> None:
+    cluster.fail(Api.PRODUCE, Code.REQUEST_TIMED_OUT, 3)
+    producer = fabric.producer()
+    for n in range(50):
+        producer.send("out", b"%d" % n)
+        if n % 10 == 0:
+            producer.poll(0.02)
+    assert producer.flush(30) == 0
+    producer.close()
+    assert values(fabric, "out", 50) == [b"%d" % n for n in range(50)]
+
+
+# ---------------------------------------------------------------- fenced
+
+
+@pytest.mark.parametrize(
+    ("api", "code"),
+    [
+        (Api.END_TRANSACTION, Code.INVALID_PRODUCER_EPOCH),
+        (Api.END_TRANSACTION, Code.PRODUCER_FENCED),
+        (Api.ADD_OFFSETS, Code.PRODUCER_FENCED),
+        (Api.TRANSACTION_OFFSETS, Code.ILLEGAL_GENERATION),
+        (Api.TRANSACTION_OFFSETS, Code.UNKNOWN_MEMBER_ID),
+        (Api.TRANSACTION_OFFSETS, Code.FENCED_INSTANCE_ID),
+    ],
+)
+def test_who_is_fenced_is_told_so_and_the_next_one_works(
+    cluster: MockCluster, fabric: KafkaFabric, consumer: KafkaConsumer, api: Api, code: int
+) -> None:
+    fenced = fabric.transactional("x")
+    cluster.fail(api, code)
+    send(fenced)
+    with pytest.raises(FencedError, match="moved to another process"):
+        fenced.commit({PLACE: 3}, consumer)
+    fenced.close()
+    cluster.heal(api)
+    after = fabric.transactional("x")
+    send(after, b"w")
+    after.commit({PLACE: 4}, consumer)
+    after.close()
+
+
+def test_a_producer_that_is_fenced_while_it_writes_says_so(
+    cluster: MockCluster, fabric: KafkaFabric, consumer: KafkaConsumer
+) -> None:
+    fenced = fabric.transactional("x")
+    cluster.fail(Api.PRODUCE, Code.INVALID_PRODUCER_EPOCH)
+    send(fenced)
+    with pytest.raises(FencedError):
+        fenced.commit({PLACE: 1}, consumer)
+    fenced.close()
+
+
+# ---------------------------------------------------------------- errors that stay
+
+
+@pytest.mark.parametrize("code", [Code.REQUEST_TIMED_OUT, Code.COORDINATOR_NOT_AVAILABLE])
+def test_an_outcome_that_nobody_tells_breaks_the_producer_and_not_the_next(
+    cluster: MockCluster,
+    fabric: KafkaFabric,
+    consumer: KafkaConsumer,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    monkeypatch.setattr(kafka_transactions, "STEP_TIMEOUT_S", 1.0)
+    silenced = fabric.transactional("x")
+    cluster.fail(Api.END_TRANSACTION, code, 2_000)
+    send(silenced)
+    with pytest.raises(TransportError, match="committing transaction 'x'"):
+        silenced.commit({PLACE: 1}, consumer)
+    cluster.heal(Api.END_TRANSACTION)
+    silenced.close()
+    after = fabric.transactional("x")
+    send(after)
+    after.commit({PLACE: 2}, consumer)
+    after.close()
+
+
+def test_a_group_whose_coordinator_is_gone_does_not_hold_a_transaction_for_ever(
+    cluster: MockCluster, fabric: KafkaFabric, consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka's own call never returns then."""
+    held = fabric.transactional("x")
+    send(held)
+    held.commit({PLACE: 1}, consumer)  # the coordinator is known from here on
+    monkeypatch.setattr(kafka_transactions, "STEP_TIMEOUT_S", 1.0)
+    cluster.down(1)
+    held.begin()
+    with pytest.raises(TransportError, match="no answer within 1 s"):
+        held.commit({PLACE: 2}, consumer)
+    held.close()
+    cluster.up(1)
+    monkeypatch.undo()
+    after = fabric.transactional("x")
+    send(after)
+    after.commit({PLACE: 3}, consumer)
+    after.close()
+
+
+def test_who_may_not_is_told(cluster: MockCluster, fabric: KafkaFabric) -> None:
+    cluster.fail(Api.INIT_PRODUCER_ID, Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    with pytest.raises(TransportError, match="taking over transaction 'x'"):
+        fabric.transactional("x")
+
+
+def test_an_offset_that_is_not_in_the_log_ends_the_reading(cluster: MockCluster, fabric: KafkaFabric) -> None:
+    producer = fabric.producer()
+    producer.send("t", b"v")
+    producer.close()
+    reader = fabric.consumer()
+    cluster.fail(Api.FETCH, Code.OFFSET_OUT_OF_RANGE, 1)
+    reader.assign({PLACE: 0})
+    with pytest.raises(OffsetOutOfRangeError, match="no longer in the log"):
+        wait_for(lambda: reader.poll(10, 0.1) and None, "the error")
+    reader.close()
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_committed_offsets_that_cannot_be_asked_end_the_poll_and_the_close_is_clean(
+    cluster: MockCluster, fabric: KafkaFabric, owner: Owner
+) -> None:
+    cluster.fail(Api.OFFSET_FETCH, Code.GROUP_AUTHORIZATION_FAILED, 20)
+    made = fabric.consumer("g")
+    made.subscribe(["t"], owner)
+    with pytest.raises(TransportError, match="asking the"):
+        wait_for(lambda: made.poll(1, 0.1) and None, "the error")
+    made.close()
+    assert owner.owned == set()
+
+
+@pytest.mark.parametrize("code", [Code.NOT_COORDINATOR, Code.COORDINATOR_NOT_AVAILABLE, Code._TRANSPORT])
+def test_an_offset_refused_for_now_is_committed_later(
+    cluster: MockCluster, consumer: KafkaConsumer, code: int
+) -> None:
+    cluster.fail(Api.OFFSET_COMMIT, code, 3)
+    consumer.commit({PLACE: 7}, wait=False)
+
+    def through() -> bool:
+        consumer.poll(1, 0.05)
+        consumer.commit({}, wait=False)
+        return consumer.committed([PLACE]) == {PLACE: 7}
+
+    wait_for(through, "the commit")
+
+
+def test_a_member_that_the_group_forgot_loses_its_partitions(
+    cluster: MockCluster, consumer: KafkaConsumer, owner: Owner
+) -> None:
+    cluster.fail(Api.HEARTBEAT, Code.UNKNOWN_MEMBER_ID)
+    wait_for(lambda: consumer.poll(1, 0.05) or owner.gone, "the loss")
+    wait_for(lambda: consumer.poll(1, 0.05) or owner.owned, "the partition again")
