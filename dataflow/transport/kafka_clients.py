@@ -76,6 +76,7 @@ class KafkaConsumer:
         self._start = start
         # Offsets that the broker refused without anybody waiting: they go along with the next commit.
         self._refused: dict[Position, int] = {}
+        self._asked: dict[Position, int] = {}  # the newest offset that was sent to be committed
         self._gone: set[Position] = set()
         self._starts: dict[Position, int] = {}
         self._topics: tuple[str, ...] = ()
@@ -147,6 +148,7 @@ class KafkaConsumer:
             self._ends.pop(position, None)
             self._new_ends.pop(position, None)
             self._refused.pop(position, None)
+            self._asked.pop(position, None)
             self._starts.pop(position, None)
             self._gone.add(position)
 
@@ -217,6 +219,7 @@ class KafkaConsumer:
         partitions = [ck.TopicPartition(t, p, o) for (t, p), o in {**refused, **offsets}.items()]
         if not partitions:
             return
+        self._asked.update({(p.topic, p.partition): p.offset for p in partitions})
         try:
             done = self.client.commit(offsets=partitions, asynchronous=not wait)
         except ck.KafkaException as error:
@@ -232,6 +235,8 @@ class KafkaConsumer:
             if found is None:
                 if self._refused.get(position, -1) <= partition.offset:
                     self._refused.pop(position, None)
+            elif partition.offset < self._asked.get(position, -1):
+                pass  # a later one is on its way: after it this one would lead back
             elif found.code() == ck.KafkaError.STALE_MEMBER_EPOCH or found.code() not in FENCED:
                 # With an epoch out of date the partition may be ours all the same: the next heartbeat tells.
                 self._refused[position] = max(partition.offset, self._refused.get(position, -1))

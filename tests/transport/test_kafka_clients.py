@@ -174,6 +174,17 @@ def test_a_refusal_that_a_later_commit_has_overtaken_is_forgotten(consumer: Kafk
     assert consumer.client.commits == []
 
 
+def test_a_refusal_does_not_lead_back_behind_a_commit_on_its_way(consumer: KafkaConsumer) -> None:
+    consumer.commit({A: 10}, wait=False)
+    consumer.commit({A: 20}, wait=False)
+    consumer._on_commit(ck.KafkaError(ck.KafkaError._TIMED_OUT), [part(A, 10)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits == [{A: 10}, {A: 20}]
+    consumer._on_commit(ck.KafkaError(ck.KafkaError._TIMED_OUT), [part(A, 20)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits[2:] == [{A: 20}]
+
+
 def test_a_fenced_member_does_not_try_again(consumer: KafkaConsumer) -> None:
     consumer._on_commit(ck.KafkaError(ck.KafkaError.UNKNOWN_MEMBER_ID), [part(A, 10)])
     consumer.commit({}, wait=False)
