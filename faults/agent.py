@@ -5,7 +5,7 @@ None of this is known to the engine: its classes are patched here, in the proces
 FAULTS_FOLDER   the project's folder: a file `slow` there makes a node slow, a file `clock` holds seconds by which this
                 process's wall clock is wrong
 FAULTS_ORDERS   this process's own folder: a file `crash` there names a point at which it kills itself
-FAULTS_DEBUG    what librdkafka is to log, e.g. `eos,cgrp`
+FAULTS_DEBUG    what librdkafka is to log in agents of one name, e.g. `plain:cgrp,fetch`
 FAULTS_MUTANT   the name of a defect of `faults.mutants`, to show that the judge sees it
 """
 
@@ -141,7 +141,8 @@ def main() -> Any:
     from dataflow.cli.main import main as engine
 
     lay_crash_points(orders)
-    if contexts := os.environ.get("FAULTS_DEBUG", ""):
+    name, _, contexts = os.environ.get("FAULTS_DEBUG", "").partition(":")
+    if contexts and orders.name.startswith(f"{name}-"):
         lay_debug(contexts)
     if mutant := os.environ.get("FAULTS_MUTANT", ""):
         from faults.mutants import MUTANTS

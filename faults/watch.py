@@ -146,9 +146,12 @@ class Watch:
         asked = {ck.TopicPartition(*p): OffsetSpec.latest() for p in places}
         futures = self._admin.list_offsets(asked, isolation_level=level, request_timeout=_REQUEST_S)
         try:
-            return {(p.topic, p.partition): f.result(_REQUEST_S + 5).offset for p, f in futures.items()}
+            found = {(p.topic, p.partition): f.result(_REQUEST_S + 5).offset for p, f in futures.items()}
         except TimeoutError:
             raise ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT)) from None
+        if any(offset < 0 for offset in found.values()):  # said without an error, while a leader moves
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError.LEADER_NOT_AVAILABLE))
+        return found
 
     def owners(self, group: str) -> dict[Place, int]:
         """How many members own each partition of what the group reads."""
