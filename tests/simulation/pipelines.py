@@ -175,6 +175,8 @@ class _Maker:
             self.nodes[index] = replace(
                 self.nodes[index], isolate=False
             )  # a gather has its items of its own stage
+        if not source.ordered:
+            self.unordered |= {split, f"{split}.parents", twice, kept, gather}
         self.made(self.add("transform.select", Edge(gather), {"drop": ["parts", "count"]}), source)
 
     def join(self, source: Edge) -> None:
