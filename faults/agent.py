@@ -6,6 +6,7 @@ FAULTS_FOLDER   the project's folder: a file `slow` there makes a node slow, a f
                 process's wall clock is wrong
 FAULTS_ORDERS   this process's own folder: a file `crash` there names a point at which it kills itself
 FAULTS_DEBUG    what librdkafka is to log in agents of one name, e.g. `plain:cgrp,fetch`
+FAULTS_STATS    set: clients write what they say of themselves to files `stats-N` beside the orders, every five seconds
 FAULTS_MUTANT   the name of a defect of `faults.mutants`, to show that the judge sees it
 """
 
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,14 +110,24 @@ def lay_clock(folder: Path) -> None:
     time.time_ns = lambda: int((real() + offset()) * 1e9)
 
 
-def lay_debug(contexts: str) -> None:
-    """Let the clients write librdkafka's own debug log to standard error, from its threads."""
+def lay_debug(contexts: str, stats: Path | None) -> None:
+    """Let the clients write librdkafka's own debug log to standard error, and their statistics to files."""
     import confluent_kafka as ck
 
     from dataflow.transport import kafka_clients
 
+    numbers = count()
+
+    def told(settings: dict[str, Any]) -> dict[str, Any]:
+        made = {**settings, **({"debug": contexts, "log_level": 7} if contexts else {})}
+        if stats is not None:
+            path = stats / f"stats-{next(numbers)}"
+            made |= {"statistics.interval.ms": 5_000, "stats_cb": path.write_text}
+        return made
+
     def loud(made: Any) -> Callable[..., Any]:
-        return lambda settings, **_: made({**settings, "debug": contexts, "log_level": 7})
+        # With a logger its lines wait for the next poll: without one they are written by the client's own threads.
+        return lambda settings, **more: made(told(settings), **({} if contexts else more))
 
     class Loud:
         """The client library, but for its two constructors."""
@@ -142,8 +154,10 @@ def main() -> Any:
 
     lay_crash_points(orders)
     name, _, contexts = os.environ.get("FAULTS_DEBUG", "").partition(":")
-    if contexts and orders.name.startswith(f"{name}-"):
-        lay_debug(contexts)
+    stats = orders if os.environ.get("FAULTS_STATS") else None
+    contexts = contexts if orders.name.startswith(f"{name}-") else ""
+    if contexts or stats:
+        lay_debug(contexts, stats)
     if mutant := os.environ.get("FAULTS_MUTANT", ""):
         from faults.mutants import MUTANTS
 

@@ -30,7 +30,12 @@ class Brokers:
         ports = free_ports()
         doors = {n: (next(ports), next(ports)) for n in range(1, nodes + 1)}
         settings = BrokerSettings(
-            folder, heap_mb=320 if nodes > 1 else 384, nodes=nodes, doors=doors, properties=_PROPERTIES
+            folder,
+            heap_mb=320 if nodes > 1 else 384,
+            nodes=nodes,
+            doors=doors,
+            properties=_PROPERTIES,
+            ready_timeout_s=240,
         )
         self._broker = Broker(settings)
         self._broker.start()

@@ -101,7 +101,8 @@ def _one(world: World, fault: Fault, began: float) -> Incident:
     at_s = time.monotonic() - began
     did = inject(world, fault)
     ended = time.monotonic()
-    wrong = world.settle(SETTLE_S)
+    if wrong := world.settle(SETTLE_S):
+        world.keep_stats(f"{fault.number + 1}")
     return Incident(fault, did, at_s, time.monotonic() - ended, wrong)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -190,6 +191,13 @@ class World:
             if still:
                 return f"group {group} stands at {still}"
         return ""
+
+    def keep_stats(self, name: str) -> None:
+        """Put aside what the clients say of themselves right now, if they were told to (FAULTS_STATS)."""
+        for path in self.stable.folder.glob("*/stats-*"):
+            kept = self.folder / "stuck" / name / path.parent.name / path.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, kept)
 
     def drained(self, timeout_s: float) -> str:
         """Wait until all groups are at the end of what they read; "" or who is not."""
