@@ -175,6 +175,7 @@ class Broker:
         if self.settings.ephemeral and not self.nodes:
             self._folder = storage.make_ephemeral()
         storage.check_space(self._folder)
+        storage.check_nodes(self._folder, self.settings.nodes)
         self._cluster_id = storage.identify(self._folder)
 
     def _start_with_ports(self) -> None:

@@ -102,6 +102,20 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_nodes(folder: Path, nodes: int) -> None:
+    """Refuse data of another number of nodes: a quorum that was one knows nothing of three, and the other way round."""
+    written = node_folder(folder, 1) / "server.properties"
+    if not written.exists():
+        return
+    voters = parse_properties(written.read_text()).get("controller.quorum.voters", "")
+    found = voters.count(",") + 1
+    if voters and found != nodes:
+        raise BrokerError(
+            f"{folder} holds the data of {found} node{'s' if found > 1 else ''}, not of {nodes}",
+            hint=f"start it with {found}, or choose another folder with --data DIR",
+        )
+
+
 def check_space(folder: Path) -> None:
     """Refuse to start on a full disk: Kafka would stop in the middle of a write."""
     free = shutil.disk_usage(folder).free

@@ -40,12 +40,21 @@ def broker() -> None:
 )
 @_data
 @click.option("--ephemeral", is_flag=True, help="Throw the topics away when it stops.")
-def start(port: int, data: Path, ephemeral: bool) -> None:
-    """Start the broker in the background and print its address."""
+@click.option(
+    "--nodes",
+    type=click.Choice(["1", "3"]),
+    default="1",
+    show_default=True,
+    help="Three keep every record twice at least and go on without one of them.",
+)
+def start(port: int, data: Path, ephemeral: bool, nodes: str) -> None:
+    """Start the broker in the background and print its address, or that of each node."""
     from dataflow.broker import Broker, BrokerSettings
 
+    if port and nodes != "1":
+        raise click.UsageError("--port is for one node: each of three takes a free one")
     with _plain_errors(), broker_progress() as report:
-        settings = BrokerSettings(data, port=port, ephemeral=ephemeral)
+        settings = BrokerSettings(data, port=port, ephemeral=ephemeral, nodes=int(nodes))
         started = Broker(settings, on_progress=report, detached=True)
         started.start()
     click.echo(started.bootstrap)

@@ -25,6 +25,21 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_three_nodes_by_one_command(tmp_path: Path) -> None:
+    refused = run(tmp_path, "start", "--nodes", "3", "--port", "20999")
+    assert (refused.returncode, "one node" in refused.stderr) == (2, True)
+    started = run(tmp_path, "start", "--nodes", "3")
+    try:
+        assert started.returncode == 0, started.stderr
+        found = json.loads(run(tmp_path, "status", "--format", "json").stdout)
+        assert found["bootstrap"] == started.stdout.strip()
+        assert (found["bootstrap"].count(","), len(found["pids"]), found["answering"]) == (2, 3, True)
+    finally:
+        assert run(tmp_path, "stop").stdout == "stopped\n"
+    one = run(tmp_path, "start")
+    assert (one.returncode, "the data of 3 nodes, not of 1" in one.stderr) == (1, True)
+
+
 def test_start_status_logs_stop(tmp_path: Path) -> None:
     none = run(tmp_path, "status", "--format", "json")
     assert (none.returncode, json.loads(none.stdout)) == (1, {"running": False})

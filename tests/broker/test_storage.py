@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataflow.broker import storage
+from dataflow.broker.settings import Address, BrokerSettings, properties_text, server_properties
 from dataflow.broker.storage import NodeState, State
 from dataflow.core.errors import BrokerError
 
@@ -18,6 +19,19 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "bootstrap.checkpoint"
     path.write_bytes(b"features")
     return path
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(1, 3), (3, 1)])
+def test_data_of_another_number_of_nodes_is_refused(tmp_path: Path, there: int, wanted: int) -> None:
+    storage.check_nodes(tmp_path, wanted)
+    storage.node_folder(tmp_path, 1).mkdir()
+    storage.check_nodes(tmp_path, wanted)  # its first start did not come so far
+    addresses = [Address(n + 1, 9_000 + n, 9_100 + n) for n in range(there)]
+    text = properties_text(server_properties(BrokerSettings(tmp_path, nodes=there), addresses[0], addresses))
+    (storage.node_folder(tmp_path, 1) / "server.properties").write_text(text)
+    storage.check_nodes(tmp_path, there)
+    with pytest.raises(BrokerError, match=f"the data of {there} node.*not of {wanted}"):
+        storage.check_nodes(tmp_path, wanted)
 
 
 def test_state_is_written_and_read_back(tmp_path: Path) -> None:
