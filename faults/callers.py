@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-_PAUSE_S: Final = 0.05
+_PAUSE_S: Final = 0.2
 
 
 @dataclass(frozen=True)

@@ -63,20 +63,23 @@ class Owners:
             self._process.wait()
 
 
-def _answer(bootstrap: str, group: str) -> str:
-    # A client of its own for each question: one that knew a coordinator that is gone asks it for ever.
-    admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
-    try:
-        asked = admin.describe_consumer_groups([group], request_timeout=_REQUEST_S)[group]
-        members = asked.result(_REQUEST_S + 5).members
-    except (ck.KafkaException, TimeoutError) as error:
-        return json.dumps({"error": str(error) or "timed out"})
-    return json.dumps([[p.topic, p.partition] for m in members for p in m.assignment.topic_partitions])
+def _answer(admin: AdminClient, group: str) -> list[tuple[str, int]]:
+    asked = admin.describe_consumer_groups([group], request_timeout=_REQUEST_S)[group]
+    members = asked.result(_REQUEST_S + 5).members
+    return [(p.topic, p.partition) for m in members for p in m.assignment.topic_partitions]
 
 
 def main(bootstrap: str) -> None:
+    admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
     for line in sys.stdin:
-        sys.stdout.write(_answer(bootstrap, line.strip()) + "\n")
+        said: object
+        try:
+            said = _answer(admin, line.strip())
+        except (ck.KafkaException, TimeoutError) as error:
+            said = {"error": str(error) or "timed out"}
+            # One that knew a coordinator that is gone asks it for ever.
+            admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
+        sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
 
 

@@ -22,7 +22,7 @@ from faults.story import EDGES, Story
 from faults.watch import Group, Place, Watch
 from faults.wire import Schemas
 
-_LOOK_S: Final = 0.2
+_LOOK_S: Final = 0.5
 _START_S: Final = 120.0
 
 FIRST_STAGE: Final = tuple(e.topic for e in EDGES["flow"] if e.topic != "flow.last")
