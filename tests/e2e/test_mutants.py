@@ -161,6 +161,7 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 
 def commits_before_acknowledged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Barrier, "open", property(lambda _: False))
+    patch.setattr(Barrier, "through", property(lambda _: True))
 
 
 def commits_when_taken(patch: pytest.MonkeyPatch) -> None:
