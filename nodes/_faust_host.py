@@ -3,6 +3,7 @@
 The app is not changed and does not know. Its settings, and the names of the two topics, are set before it starts; what
 it sends while it processes an event is marked with where that event came from, so that what it sends again after a
 crash can be told. Standard input begins with an `AgentPlace`, the argument is ``{"app", "reads", "writes"}``, both JSON.
+Faust is imported inside functions: the parts that do without it are tested in processes that must not hold it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import faust
-from faust.agents import current_agent
-from faust.tables.recovery import Recovery
-from faust.topics import Topic
 
 from dataflow.sdk import headers, ids
 
@@ -118,6 +114,8 @@ def renaming(topic: Callable[..., Any], names: Mapping[str, Sequence[str]]) -> C
 
 def marking(send: Callable[..., Any], marker: Marker, output: str, partitions: int) -> Callable[..., Any]:
     """`Topic.as_future_message`, which every send of a record goes through, with the marks."""
+    import faust
+    from faust.agents import current_agent
 
     def marked(self: Any, *arguments: Any, **options: Any) -> Any:
         names = ("key", "value", "partition", "timestamp", "headers")
@@ -141,6 +139,10 @@ def marking(send: Callable[..., Any], marker: Marker, output: str, partitions: i
 
 def load(place: Mapping[str, Any]) -> Any:
     """The app of ``module:name``, made with the node's topics and settings in place of its own."""
+    import faust
+    from faust.tables.recovery import Recovery
+    from faust.topics import Topic
+
     for folder in (place["project"], place["folder"]):
         sys.path.insert(0, folder)
     security = place["security"].get("security.protocol", "plaintext")
@@ -251,6 +253,8 @@ def watch_input() -> None:
 
 
 def main() -> None:
+    import faust
+
     place = {**json.loads(sys.stdin.readline()), **json.loads(sys.argv[1])}
     app = load(place)
     watch_input()

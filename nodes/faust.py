@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
 
@@ -117,7 +117,7 @@ class AgentFaust:
 
     def open(self) -> None:
         """Raises NodeError where Faust is not installed."""
-        if find_spec("faust") is None:
+        if PathFinder.find_spec("faust") is None:
             raise NodeError("agent.faust needs the extra faust", hint="pip install 'kafka-dataflow[faust]'")
 
     def command(self, place: AgentPlace) -> Sequence[str]:

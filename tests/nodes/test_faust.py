@@ -302,7 +302,7 @@ def test_faust_is_imported_by_its_own_process_alone() -> None:
 
 
 def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nodes.faust.find_spec", lambda _name: None)
+    monkeypatch.setattr("nodes.faust.PathFinder.find_spec", lambda _name: None)
     settings = FaustApp(app="a:b", reads="c", writes="d")
     with pytest.raises(NodeError, match="extra faust"):
         AgentFaust(settings, SimpleNamespace(node="n")).open()  # type: ignore[arg-type]  # it looks at no more
