@@ -86,10 +86,10 @@ def _freeze_worker(world: World, how: str, chance: random.Random) -> str:
     """SIGSTOP a worker, with a transaction open if one can be caught, and let it go on after its work has moved."""
     victim = chance.choice(world.crews["flow"].members)
     opened = 0
-    for _ in range(50):
+    for _ in range(20):
         victim.signal(signal.SIGSTOP)
         with suppress(ck.KafkaException):
-            opened = world.watch.open_records(FIRST_STAGE)
+            opened = world.watch.stuck_records(FIRST_STAGE)
         if opened:
             break
         victim.signal(signal.SIGCONT)
@@ -97,7 +97,7 @@ def _freeze_worker(world: World, how: str, chance: random.Random) -> str:
         victim.signal(signal.SIGSTOP)
     held_s = {
         "within its session": chance.uniform(1, SESSION_S - 2),
-        "past its session": chance.uniform(SESSION_S + 1, TRANSACTION_S - 1.5),
+        "past its session": chance.uniform(SESSION_S + 0.5, TRANSACTION_S - 2.5),
         "past its transaction": chance.uniform(TRANSACTION_S + 3, TRANSACTION_S + 6),
     }[how]
     time.sleep(held_s)

@@ -89,14 +89,14 @@ def _no_loss(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> N
     for verdict in verdicts.values():
         finding.wrong += some(verdict.lost, f"codes missing on {verdict.topic}")
         finding.wrong += some(verdict.invented, f"codes on {verdict.topic} that nothing makes")
-        finding.wrong += verdict.strange
+        finding.wrong += some(verdict.strange, f"records on {verdict.topic} that are not what they should be")
     for topic, count in case.written.items():
         code, *_ = case.evidence.inputs[topic].arrays()
         if len(code) != count or len(np.unique(code)) != count:
             finding.wrong.append(
                 f"{topic} holds {len(code)} records, {count} were written: the input itself is wrong"
             )
-        finding.wrong += case.evidence.inputs[topic].strange
+        finding.wrong += some(case.evidence.inputs[topic].strange, f"records on {topic} that nobody wrote")
         _buried(case, topic, finding)
     finding.wrong += some(list(case.refused), "input records refused by the broker")
     _asked(case, finding)

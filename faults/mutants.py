@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -26,17 +27,27 @@ def commit_before_output() -> None:
     def hasty(self: KafkaTransaction, offsets: Mapping[Any, int], consumer: Any) -> None:
         if offsets:
             consumer.commit(offsets, wait=True)
-        # The crash points of this suite lie in the steps: one of them is now between offsets and outputs.
-        self._step("adding offsets", lambda _: None)
+            # The crash points of this suite lie in the steps: one of them is now between offsets and outputs.
+            self._step("adding offsets", lambda _: None)
         commit(self, {}, consumer)
 
     patch(KafkaTransaction, "commit", hasty)
 
 
 def without_fencing() -> None:
-    """Every process has transactional ids of its own, and what was lost goes on being worked on."""
+    """Every process has transactional ids of its own, works on with what it lost, and asks no group before it commits."""
+    from dataflow.core.errors import TransportError
     from dataflow.runtime import stage
+    from dataflow.transport.kafka_transactions import KafkaTransaction
 
+    commit = KafkaTransaction.commit
+
+    def careless(self: KafkaTransaction, offsets: Mapping[Any, int], consumer: Any) -> None:
+        commit(self, {}, consumer)
+        with suppress(TransportError):
+            consumer.commit(offsets, wait=True)
+
+    patch(KafkaTransaction, "commit", careless)
     mark = uuid.uuid4().hex
     patch(stage, "transactional_id", lambda plan, partition: f"{plan.group}.{partition}.{mark}")
 
@@ -48,8 +59,9 @@ def without_fencing() -> None:
 
 
 def without_contiguous_tracking() -> None:
-    """An offset may be committed as soon as its record is taken, whatever becomes of it."""
+    """An offset may be committed as soon as its record is taken, whatever becomes of it; and outputs take their time."""
     from dataflow.runtime.offsets import OffsetTracker, Ticket
+    from dataflow.transport import kafka
 
     def begin(self: OffsetTracker, ends: Mapping[Any, int]) -> Ticket:
         self._ready.update(ends)
@@ -57,6 +69,7 @@ def without_contiguous_tracking() -> None:
 
     patch(OffsetTracker, "begin", begin)
     patch(OffsetTracker, "finish", lambda *_: None)
+    patch(kafka, "_LINGER", {first: {**own, "linger.ms": 1_000} for first, own in kafka._LINGER.items()})
 
 
 def loses_dead_letters() -> None:

@@ -24,6 +24,8 @@ Tell = Callable[[str], None]
 # How long a fault may take until all is well again. Generous: a shared machine takes its time.
 SETTLE_S: Final = 90.0
 DRAIN_S: Final = 240.0
+# Lines of what is wrong with one invariant.
+_SHOWN: Final = 40
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def report(judged: Judgement, tell: Tell) -> None:
         for name, text in (("tried", finding.tried), ("found", finding.found)):
             if text:
                 tell(f"     {name}: {text}")
-        for wrong in finding.wrong[:8]:
+        for wrong in finding.wrong[:_SHOWN]:
             tell(f"     WRONG: {wrong}")
 
 

@@ -17,6 +17,7 @@ from faults.wire import QUIET, consumer
 
 Place = tuple[str, int]
 _REQUEST_S: Final = 5.0
+_STUCK_S: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,13 @@ class Watch:
         self.doubles += [f"{group} {p}" for p, count in counts.items() if count > 1]
         return counts
 
-    def open_records(self, topics: Sequence[str]) -> int:
-        """Records in transactions that are open right now."""
+    def stuck_records(self, topics: Sequence[str]) -> int:
+        """Records behind transactions that are open and stay so for many times what one takes."""
         places = [p for t in topics for p in self.places(t)]
-        ends, stable = (self._offsets(places, committed_only=c) for c in (False, True))
-        return sum(ends[p] - stable[p] for p in places)
+        then = self._offsets(places, committed_only=True)
+        time.sleep(_STUCK_S)
+        stable, ends = (self._offsets(places, committed_only=c) for c in (True, False))
+        return sum(ends[p] - stable[p] for p in places if stable[p] == then[p])
 
     def finished(self, group: str) -> bool:
         """Whether a group has committed to the end of what it reads."""
