@@ -66,6 +66,16 @@ class InferRequest:
 def decode(request: Schema, answer: Schema, body: bytes, header_length: bytes | None = None) -> InferRequest:
     """Decode an infer request. `header_length` is the value of header Inference-Header-Content-Length if sent."""
     document, blobs = _split(body, header_length)
+    return decode_document(request, answer, document, blobs)
+
+
+def decode_document(
+    request: Schema, answer: Schema, document: Mapping[str, Any], blobs: memoryview | None
+) -> InferRequest:
+    """As `decode`, of a request in its JSON form with its binary tensors one after the other in `blobs`.
+
+    `data` of an input may be a flat array of its datatype too. Raises GatewayError (400, 413).
+    """
     caller_id = document.get("id", "")
     if not isinstance(caller_id, str) or len(caller_id) > MAX_ID_CHARACTERS:
         raise GatewayError(400, f"'id' must be a text of at most {MAX_ID_CHARACTERS} characters")
@@ -184,7 +194,7 @@ def _tensor(
     elements: Column | list[Any]
     if blob is None:
         data = entry.get("data")
-        if not isinstance(data, list):
+        if not isinstance(data, list | np.ndarray):
             raise GatewayError(400, f"input '{name}': 'data' must be a list")
         if datatype == "FP16":
             raise GatewayError(400, f"input '{name}': FP16 has no JSON form", hint="send it as binary data")
@@ -211,10 +221,10 @@ def _numbers(blob: memoryview, datatype: str, dtype: np.dtype[Any]) -> Column:
     return np.frombuffer(blob, dtype=dtype)
 
 
-def _flattened(name: str, data: list[Any], shape: list[int]) -> list[Any]:
+def _flattened(name: str, data: Column | list[Any], shape: list[int]) -> Column | list[Any]:
     """`data`, flat or nested as `shape` says, as a flat list in row-major order."""
     elements = data
-    if data and type(data[0]) is list:
+    if len(data) and type(data[0]) is list:
         good = len(data) == shape[0]
         for size in shape[1:]:
             good = good and all(type(part) is list and len(part) == size for part in elements)
@@ -317,7 +327,7 @@ def encode(
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters: dict[str, Any] = dict(tensor.parameters)
         if choice.binary:
-            blobs.append(_binary(tensor))
+            blobs.append(binary(tensor))
             parameters["binary_data_size"] = len(blobs[-1])
         else:
             entry["data"], said = _json_data(tensor)
@@ -329,7 +339,8 @@ def encode(
     return (b"".join([text, *blobs]), len(text)) if blobs else (text, 0)
 
 
-def _binary(tensor: OutputTensor) -> bytes:
+def binary(tensor: OutputTensor) -> bytes:
+    """The elements as Triton's binary extension has them: little-endian, a length before each of BYTES."""
     values = tensor.values
     if isinstance(values, np.ndarray):
         return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
