@@ -22,7 +22,7 @@ def commit_before_output() -> None:
     """Offsets first, on their own, and then the transaction with the outputs."""
     from dataflow.transport.kafka_transactions import KafkaTransaction
 
-    commit = KafkaTransaction.commit
+    commit = KafkaTransaction.start_commit
 
     def hasty(self: KafkaTransaction, offsets: Mapping[Any, int], consumer: Any) -> None:
         if offsets:
@@ -31,7 +31,7 @@ def commit_before_output() -> None:
             self._step("adding offsets", lambda _: None)
         commit(self, {}, consumer)
 
-    patch(KafkaTransaction, "commit", hasty)
+    patch(KafkaTransaction, "start_commit", hasty)
 
 
 def without_fencing() -> None:
@@ -40,14 +40,14 @@ def without_fencing() -> None:
     from dataflow.runtime import stage
     from dataflow.transport.kafka_transactions import KafkaTransaction
 
-    commit = KafkaTransaction.commit
+    commit = KafkaTransaction.start_commit
 
     def careless(self: KafkaTransaction, offsets: Mapping[Any, int], consumer: Any) -> None:
         commit(self, {}, consumer)
         with suppress(TransportError):
             consumer.commit(offsets, wait=True)
 
-    patch(KafkaTransaction, "commit", careless)
+    patch(KafkaTransaction, "start_commit", careless)
     mark = uuid.uuid4().hex
     patch(stage, "transactional_id", lambda plan, partition: f"{plan.group}.{partition}.{mark}")
 

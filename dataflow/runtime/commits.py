@@ -1,12 +1,28 @@
-"""What has to be written, and acknowledged, before offsets are committed at least once."""
+"""What a commit of a stage's tasks takes, in order: at least once by way of the loop's offsets, exactly once by transactions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from dataflow.core import limits
 from dataflow.runtime.task import Task
-from dataflow.transport.api import Producer
+from dataflow.transport.api import Consumer, Producer
+
+
+def commit_transactions(tasks: Sequence[Task], consumer: Consumer) -> int:
+    """Commit each task's transaction, all side by side, since most of a commit is waiting; how many there were.
+
+    Raises what the last of them raised; every commit that was started is over by then, whatever came of it.
+    """
+    chosen = [task for task in tasks if task.wants_transaction]
+    for task in chosen:
+        task.write_all()
+    with ExitStack() as started:
+        for task in chosen:
+            task.start_commit(consumer)
+            started.callback(task.finish_commit)
+    return len(chosen)
 
 
 def write_states(tasks: Sequence[Task], producer: Producer) -> None:

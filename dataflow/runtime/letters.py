@@ -1,9 +1,9 @@
-"""Dead letters of what was not fetched with the batch in hand: records made from state or held in it, and timers."""
+"""Dead letters of a batch: of records that were fetched, of those made from state or held in it, and of timers."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -13,8 +13,9 @@ from dataflow.core import headers, ids
 from dataflow.core.batch import Batch, Row
 from dataflow.core.errors import DataflowError
 from dataflow.runtime.execution import Ended, Misfire
+from dataflow.runtime.hand import InHand
 from dataflow.runtime.intake import Intake
-from dataflow.transport.api import Header
+from dataflow.transport.api import Header, Message
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,25 @@ class Remade:
 
     def timestamp(self) -> tuple[int, int]:
         return (0, 0)
+
+
+def letters_of(
+    hand: InHand, intakes: Mapping[str, Intake], codecs: Mapping[str, Codec], partition: int, pipeline: str
+) -> Iterator[tuple[Message, Ended]]:
+    """What is to be buried of a batch that has run, with the cause: each record that failed, and each timer.
+
+    A record is buried once, with its first cause, however many of its children failed: it is redriven once.
+    """
+    buried: set[int | bytes] = set()
+    for ended in hand.ended:
+        source = ended.row.source
+        identity = source if source >= 0 else ended.row.id
+        if not ended.error or ended.goes_on or identity in buried:
+            continue
+        buried.add(identity)
+        yield hand.messages[source] if source >= 0 else remade(ended, intakes, codecs, partition), ended
+    for misfire in hand.execution.misfired:
+        yield timer_letter(misfire, pipeline)
 
 
 def remade(

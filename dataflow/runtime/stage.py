@@ -12,7 +12,7 @@ from typing import Final
 
 from dataflow.core import limits
 from dataflow.planner.plan import transactional_id
-from dataflow.runtime.commits import write_states
+from dataflow.runtime.commits import commit_transactions, write_states
 from dataflow.runtime.keeping import Keeper
 from dataflow.runtime.parts import StageParts
 from dataflow.runtime.restore import Restorer
@@ -252,7 +252,7 @@ class StageLoop:
         if any(t.uncommitted for t in chosen):
             self._flush_nodes()
         if self._parts.program.exactly_once:
-            self._parts.program.metrics.commits += sum(task.commit(self._consumer) for task in chosen)
+            self._parts.program.metrics.commits += commit_transactions(chosen, self._consumer)
             return
         if self._restorer is not None:
             write_states(chosen, self._producer)

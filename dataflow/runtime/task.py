@@ -31,7 +31,7 @@ from dataflow.runtime.execution import Execution, Program
 from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers, pass_on
 from dataflow.runtime.intake import Intake
 from dataflow.runtime.keeping import Keeper, StatePlace
-from dataflow.runtime.letters import remade, timer_letter
+from dataflow.runtime.letters import letters_of
 from dataflow.runtime.offsets import OffsetTracker
 from dataflow.runtime.writer import EdgeWriter, send_dead_letter, send_refusal, send_reply
 from dataflow.transport.api import Consumer, Message, Position, Producer, TransactionalProducer
@@ -284,26 +284,9 @@ class Task:
     def _bury(self, hand: InHand) -> None:
         """A dead letter for each record that failed, and for each timer."""
         stage = self._stage
-        buried: set[int | bytes] = set()
-        for ended in hand.ended:
-            if not ended.error or ended.goes_on:
-                continue
-            # A record is buried once, with its first cause, however many of its children failed: it is redriven once.
-            source = ended.row.source
-            identity = source if source >= 0 else ended.row.id
-            if identity in buried:
-                continue
-            buried.add(identity)
-            message: Message = (
-                hand.messages[source]
-                if source >= 0
-                else remade(ended, stage.intakes, stage.codecs, self._partition)
-            )
+        pipeline = stage.origin.partition("@")[0]
+        for message, ended in letters_of(hand, stage.intakes, stage.codecs, self._partition, pipeline):
             send_dead_letter(self._records, stage.origin, message, ended, hand.barrier)
-            stage.metrics.dead_letters += 1
-        for misfire in hand.execution.misfired:
-            letter, cause = timer_letter(misfire, stage.origin.partition("@")[0])
-            send_dead_letter(self._records, stage.origin, letter, cause, hand.barrier)
             stage.metrics.dead_letters += 1
 
     def collect(self) -> None:
@@ -333,18 +316,24 @@ class Task:
         if self._transaction is not None:
             self._transaction.poll(0)
 
-    def commit(self, consumer: Consumer) -> bool:
-        """Exactly once: commit all whole batches with their offsets; False if there is nothing to commit.
+    @property
+    def wants_transaction(self) -> bool:
+        """Exactly once: whether there is anything to commit."""
+        return self._in_transaction or self.uncommitted
 
-        Raises FencedError if the partition's next owner has begun, TransportError if the outcome is bad or unknown: then
-        the task may only be given up.
-        """
-        assert self._transaction is not None, "offsets are the loop's to commit"
-        if not self._in_transaction and not self.uncommitted:
-            return False
+    def write_all(self) -> None:
+        """Exactly once, the first step of a commit: send what else belongs to the transaction."""
         if self._keeper is not None:
             self._begin_transaction()
-            self._keeper.write(self._transaction)
+            self._keeper.write(self._records)
+
+    def start_commit(self, consumer: Consumer) -> None:
+        """Exactly once, after `write_all`: begin to commit all whole batches with their offsets; `finish_commit` is next.
+
+        Both raise FencedError if the partition's next owner has begun, TransportError if the outcome is bad or unknown:
+        then the task may only be given up.
+        """
+        assert self._transaction is not None, "offsets are the loop's to commit"
         if self._transaction.flush(limits.DRAIN_TIMEOUT_MS / 1000):
             raise TransportError(
                 f"writing the outputs of stage '{self._stage.plan.name}': not acknowledged in time"
@@ -354,10 +343,14 @@ class Task:
         if self._keeper is not None:
             self._keeper.confirm()
         self._begin_transaction()
-        self._transaction.commit(self.offsets.committable(), consumer)
+        self._transaction.start_commit(self.offsets.committable(), consumer)
+
+    def finish_commit(self) -> None:
+        """Wait for the commit that was started, and answer who waits for it."""
+        assert self._transaction is not None, "offsets are the loop's to commit"
+        self._transaction.finish_commit()
         self._in_transaction = self._passed_on = False
         self.committed()
-        return True
 
     def write_state(self) -> None:
         """At least once: send to the changelog what batches changed whose outputs are acknowledged: all that are over.

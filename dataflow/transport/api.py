@@ -123,12 +123,24 @@ class TransactionalProducer(Producer, Protocol):
 
     def begin(self) -> None: ...
 
-    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
-        """Wait for all records' acknowledgements, add the group's `offsets`, and commit.
+    def start_commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        """Wait for all records' acknowledgements, then begin to add the group's `offsets` and to commit.
+
+        Several producers' commits go on side by side; nothing else may be called before `finish_commit`, which must be.
+        Raises as that does.
+        """
+        ...
+
+    def finish_commit(self) -> None:
+        """Wait for the commit that was started.
 
         Raises FencedError when a producer of the same name was made later, or the group has moved on; TransportError
         when the transaction was not, or may not have been, committed.
         """
+        ...
+
+    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        """`start_commit` and `finish_commit`."""
         ...
 
     def abort(self) -> None:

@@ -4,7 +4,8 @@ A delayed EndTxn of such a producer could end a *later* transaction; one made an
 so that nothing of the old one is taken any more.
 
 librdkafka's `send_offsets_to_transaction` does not keep to its timeout and, when the broker that coordinated the group is
-gone from the cluster, never returns (its issues 5456 and 5511): it is called on a thread that can be left behind.
+gone from the cluster, never returns (its issues 5456 and 5511): it is called on a thread that can be left behind. The
+commit itself follows on that thread, so that many transactions wait for the broker side by side.
 """
 
 from __future__ import annotations
@@ -46,16 +47,22 @@ class HungError(Exception):
 
 
 class Aside:
-    """A thread that makes one call after another for another thread, which waits so long and no longer."""
+    """A thread that makes one call after another for another thread, which waits so long and no longer.
+
+    After a call that raised none is made any more.
+    """
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def call(self, made: Callable[[], object], timeout_s: float) -> None:
-        """Make the call and wait for it; raises what it raises, and HungError when it takes longer than `timeout_s`."""
+    def start(self, made: Callable[[], object]) -> None:
+        """Make the call after those before it. For each there is one `wait`."""
         self._calls.put(made)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the next call; raises what it raised, and HungError when it takes longer than `timeout_s`."""
         try:
             error = self._results.get(timeout=timeout_s)
         except queue.Empty:
@@ -68,10 +75,10 @@ class Aside:
         self._calls.put(None)
 
     def _run(self) -> None:
-        while (made := self._calls.get()) is not None:
+        error: BaseException | None = None
+        while (made := self._calls.get()) is not None and error is None:
             try:
                 made()
-                error = None
             except BaseException as caught:  # noqa: BLE001 - raised where it was waited for
                 error = caught
             del made  # what a call keeps alive is not kept beyond it
@@ -87,6 +94,7 @@ class KafkaTransaction(KafkaProducer):
         self._hung = False
         self._broken = False
         self._open = False
+        self._started = 0
         self._step("taking over", self.client.init_transactions)
         self._aside = Aside(f"offsets of {name}")
 
@@ -101,7 +109,7 @@ class KafkaTransaction(KafkaProducer):
         self._step("beginning", lambda _: self.client.begin_transaction())
         self._open = True
 
-    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+    def start_commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         if self.flush(STEP_TIMEOUT_S):
             self._broken = True
             raise TransportError(
@@ -114,12 +122,31 @@ class KafkaTransaction(KafkaProducer):
             def add(timeout_s: float) -> None:
                 # Asked anew each time: the member's epoch in it changes with every rebalance.
                 metadata = consumer.client.consumer_group_metadata()
-                send = self.client.send_offsets_to_transaction
-                self._aside.call(lambda: send(positions, metadata, timeout_s), timeout_s + HUNG_AFTER_S)
+                self.client.send_offsets_to_transaction(positions, metadata, timeout_s)
 
-            self._step("adding offsets", add)
-        self._step("committing", self.client.commit_transaction)
+            self._start("adding offsets", add)
+        self._start("committing", self.client.commit_transaction)
+
+    def _start(self, doing: str, call: Callable[[float], object]) -> None:
+        self._aside.start(lambda: self._step(doing, call))
+        self._started += 1
+
+    def finish_commit(self) -> None:
+        while self._started:
+            try:
+                self._aside.wait(STEP_TIMEOUT_S + HUNG_AFTER_S)
+            except HungError as error:
+                self._broken = self._hung = True
+                raise TransportError(
+                    f"committing transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
+                    hint="did the broker that coordinates the group go away? It is tried again with a new producer",
+                ) from error
+            self._started -= 1
         self._open = False
+
+    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        self.start_commit(offsets, consumer)
+        self.finish_commit()
 
     def abort(self) -> None:
         if not self._open:
@@ -148,12 +175,6 @@ class KafkaTransaction(KafkaProducer):
             try:
                 call(max(deadline - time.monotonic(), 0.1))
                 return
-            except HungError as error:
-                self._broken = self._hung = True
-                raise TransportError(
-                    f"{doing} transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
-                    hint="did the broker that coordinates the group go away? It is tried again with a new producer",
-                ) from error
             except ck.KafkaException as error:
                 reason = error.args[0]
                 if reason.retriable() and time.monotonic() < deadline:

@@ -202,7 +202,7 @@ class MemoryTransaction(MemoryProducer):
         self.poll(timeout_s)
         return 0
 
-    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+    def start_commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         assert self._open, "no transaction is open"
         self.poll(0)
         with self._fabric.changed:
@@ -213,6 +213,13 @@ class MemoryTransaction(MemoryProducer):
             for topic, value, key, headers, partition, timestamp_ms in self._held:
                 super().send(topic, value, key, headers, partition, None, timestamp_ms)
             self._held, self._open = [], False
+
+    def finish_commit(self) -> None:
+        """It is through already."""
+
+    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        self.start_commit(offsets, consumer)
+        self.finish_commit()
 
     def abort(self) -> None:
         self.poll(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from dataflow.runtime.stage import StageLoop
 from dataflow.runtime.workshop import Workshop
 from dataflow.sdk import Batch, NodeContext, Out, Settings, node
 from dataflow.testing.pipelines import HandClock
-from dataflow.transport.api import Consumer, Position
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryTransaction
 from tests.runtime.kit import RECORD, REGISTRY, encoded, make_plan
@@ -131,10 +130,9 @@ def test_after_a_broken_commit_nothing_more_is_run_or_written(
     monkeypatch.setattr(limits, "COMMIT_INTERVAL_MS", 10**12)
     stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE + "delivery: exactly_once\n"))
     stages.write(["pass"] * 3)
-    commit = MemoryTransaction.commit
 
-    def unknown(self: MemoryTransaction, offsets: Mapping[Position, int], consumer: Consumer) -> None:
-        commit(self, offsets, consumer)
+    def unknown(self: MemoryTransaction) -> None:
+        assert not self._held, "it was committed"
         raise TransportError("who knows")
 
     with ExitStack() as stack:
@@ -145,7 +143,7 @@ def test_after_a_broken_commit_nothing_more_is_run_or_written(
         loop.turn(0)
         stages.write(["pass"])
         with monkeypatch.context() as patch:
-            patch.setattr(MemoryTransaction, "commit", unknown)
+            patch.setattr(MemoryTransaction, "finish_commit", unknown)
             with pytest.raises(TransportError, match="who knows"):
                 loop.commit_now()
             loop.abandon()

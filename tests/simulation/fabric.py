@@ -241,7 +241,7 @@ class SimTransaction(MemoryTransaction):
         self._report(len(self._waiting))
         return 0
 
-    def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+    def start_commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         self._process.call("before the commit of a transaction")
         self._report(len(self._waiting))
         outcome, self._cluster.outcome = self._cluster.outcome, None
@@ -252,7 +252,7 @@ class SimTransaction(MemoryTransaction):
             self._epoch = self._cluster.epochs[self._name]
         # Offsets and records are one: nobody dies in between.
         fuse, self._process.fuse = self._process.fuse, 0
-        super().commit(offsets, consumer)
+        super().start_commit(offsets, consumer)
         self._process.fuse = fuse
         if outcome == "unknown":
             self._cluster.hurt += 1

@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 from dataflow.core.errors import TransportError
 from dataflow.runtime import stage
-from dataflow.runtime.keeping import Keeper
 from dataflow.runtime.offsets import OffsetTracker, Ticket
 from dataflow.runtime.task import Task
 from dataflow.state.node_state import NodeState
@@ -62,21 +61,17 @@ def lost_timer(stack: ExitStack) -> None:
 
 def state_kept_over_an_abort(stack: ExitStack) -> None:
     """Changes go to the changelog beside the transaction: they are there though it is not."""
-    commit = Task.commit
+    write_all = Task.write_all
 
-    def beside(self: Task, consumer: Any) -> bool:
+    def beside(self: Task) -> None:
         keeper, replies = self._keeper, self._replies
         if keeper is None:
-            return commit(self, consumer)
+            write_all(self)
+            return
+        keeper.write(replies)
+        replies.flush(1)
 
-        def write(producer: Any) -> None:
-            Keeper.write(keeper, replies)
-            replies.flush(1)
-
-        with patch.object(keeper, "write", write):
-            return commit(self, consumer)
-
-    stack.enter_context(patch.object(Task, "commit", beside))
+    stack.enter_context(patch.object(Task, "write_all", beside))
 
 
 def no_fencing(stack: ExitStack) -> None:
