@@ -120,6 +120,7 @@ class Execution:
         self._deadlines = deadlines
         self._queue: list[_Work] = []
         self._sequence = 0
+        self._now_ms = 0
         self._sides: dict[int, dict[str, list[Batch]]] = {}  # what waits for a gathering node, by port
         self.written: list[tuple[str, Batch]] = []
         self.ended: list[Ended] = []
@@ -185,7 +186,10 @@ class Execution:
         return self._queue[0].due_ms
 
     def step(self, now_ms: int) -> None:
-        """Run all that is due."""
+        """Run all that is due. Where the clock has gone back, what waits does so no longer than it was to."""
+        for work in self._queue if now_ms < self._now_ms else ():
+            work.due_ms -= self._now_ms - now_ms
+        self._now_ms = now_ms
         while self._queue and self._queue[0].due_ms <= now_ms:
             self._run(heappop(self._queue), now_ms)
 

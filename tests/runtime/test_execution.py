@@ -200,6 +200,21 @@ def test_waits_grow_to_their_limit_and_jitter_shortens_them_the_same_way_each_ti
     assert backoff_ms(shaken, 3, b"row 1") == backoff_ms(shaken, 3, b"row 1")
 
 
+def test_a_clock_that_goes_back_makes_no_wait_longer() -> None:
+    program = program_of([(-1, "out")], [{0: (1, "out"), 1: (0, "out")}])
+    execution = fed(program, rows_of([0, 1]))
+    hour_ms = 3_600_000
+    execution.step(hour_ms)
+    execution.step(1_000)
+    wait_ms = backoff_ms(POLICY, 1)
+    assert execution.due_ms == 1_000 + wait_ms
+    execution.step(1_000 + wait_ms - 1)
+    assert execution.due_ms == 1_000 + wait_ms
+    execution.step(1_000 + wait_ms)
+    assert execution.over
+    assert sorted(n for _, b in execution.written for n in b["n"].tolist()) == [0, 1]
+
+
 @pytest.mark.parametrize("honoured", [True, False])
 def test_a_row_that_waited_beyond_its_deadline_is_not_run_again(honoured: bool) -> None:
     """The one behind it is, and what was held back for its key goes out."""
