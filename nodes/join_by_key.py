@@ -32,6 +32,7 @@ from dataflow.sdk import (
 
 from ._event_time import NO_KEY, NO_TIME, EventClock, EventTimeSettings, time_field, times_ms
 from ._expressions import refuse_declarations
+from ._join_ends import EndsOfSides, end_alone, end_contracts, end_ports, give_alone, is_port, way_of
 from ._join_pairs import Held, Match, Pairs, Window
 from ._matching import check_free, spread
 from ._sides import FieldsOfSides, check_side, taken_fields
@@ -72,7 +73,7 @@ _NAMES: Final = FieldType("list", item=FieldType("string"))
 _FAR_MS: Final = 1 << 60
 
 
-class JoinOfKeys(FieldsOfSides, EventTimeSettings):
+class JoinOfKeys(FieldsOfSides, EndsOfSides, EventTimeSettings):
     """Which records belong together, and what becomes of those that stay alone."""
 
     how: Literal["inner", "left", "outer"] = Setting(
@@ -107,23 +108,20 @@ class JoinOfKeys(FieldsOfSides, EventTimeSettings):
         default=None,
         description="With `left` and `outer`: the name of a field, list<string>, that names the sides which are missing.",
     )
-    unmatched: Literal["drop", "fail"] = Setting(
-        default="drop",
-        description="What becomes of a record that is in no result: dropped, with the reason `no SIDE`, or a dead letter.",
-    )
-    late: Literal["drop", "fail"] = Setting(
-        default="drop",
-        description="What becomes of a record whose time was over when it came: dropped as `late`, or a dead letter.",
-    )
 
 
 @dataclass(slots=True)
 class _Results:
-    """What one call makes: a match for each result, its identity, and the row of the batch that caused it."""
+    """What one call makes: a match for each result, its identity, and the row of the batch that caused it.
+
+    `late` are rows of the batch for the port of their side, `alone` what waited and goes to one: see `give_alone`.
+    """
 
     matches: list[Match] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     after: list[int] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    alone: list[tuple[str, Held, int]] = field(default_factory=list)
     answered: set[bytes] = field(default_factory=set)
 
 
@@ -138,12 +136,17 @@ class JoinByKey:
 
     Time is event time where the sides have it (`time`, `times`, or the contract's event-time field), else the wall clock at
     which the node reads a record. A record waits until nothing can match it any more: until the watermark, or the clock, has
-    passed its window. That is never only because another record of its key came.
+    passed its window. That is never only because another record of its key came. A record that is late, or that nothing
+    matched, may go on as it came on a port of its side: `late: {a: a_late}`, `unmatched: {b: b_alone}`.
     A caller who waits for a record of the first side has the first match as the answer; one who waits for another is told that the record
     was taken in.
     """
 
     keyed = True
+
+    @staticmethod
+    def ports(settings: JoinOfKeys) -> tuple[str, ...]:
+        return ("out", *end_ports(settings))
 
     def __init__(self, settings: JoinOfKeys, context: NodeContext) -> None:
         self._settings = settings
@@ -162,7 +165,8 @@ class JoinByKey:
             raise ContractError(
                 "a join needs two sides or more", path=("from",), hint="from: {a: ..., b: ...}"
             )
-        _window(settings, len(context.inputs), event=bool(_times(settings, context.inputs)))
+        event = bool(_times(settings, context.inputs))
+        _window(settings, len(context.inputs), event=event)
         taken = taken_fields(settings, context.inputs, _required(settings, context.inputs))
         made = Schema(tuple(one.field for one in taken))
         if settings.missing is not None:
@@ -174,7 +178,11 @@ class JoinByKey:
                 )
             check_free(settings.missing, made, ("with", "missing"), "choose another name")
             made = made.merged(Schema((Field(settings.missing, _NAMES, "sides that are missing"),)))
-        return {"out": made}
+        always = {"inner": 0, "left": 1, "outer": len(context.inputs)}[settings.how]
+        return {
+            "out": made,
+            **end_contracts(settings, context.inputs, tuple(context.inputs)[:always], event=event),
+        }
 
     def process(self, batch: Batch, out: Out, port: str, state: KeyedState) -> None:
         """Take the rows in one after the other; the watermark moves between them."""
@@ -202,6 +210,8 @@ class JoinByKey:
             out.hold(taken)
         else:
             out.consume(taken)
+        if made.late:
+            out.emit(batch.take(made.late), rows=made.late, port=way_of(self._settings.late, port))
         self._emit(made, out)
 
     def fire(self, timers: Sequence[Timer], out: Out, state: KeyedState) -> None:
@@ -243,10 +253,13 @@ class JoinByKey:
             out.fail([index], "the record has no event time", error="NoEventTime")
             return False
         if self._clock is not None and self._window.is_late(side, time_ms, state.watermark_ms):
-            if self._settings.late == "drop":
+            way = way_of(self._settings.late, self._sides[side])
+            if way == "drop":
                 out.drop([index], "late")
-            else:
+            elif way == "fail":
                 out.fail([index], "it came after its time was over", error="Late")
+            else:
+                made.late.append(index)
             return False
         before = state.savepoint()
         try:
@@ -275,14 +288,12 @@ class JoinByKey:
             self._note(match, timer.key, made, after)
         if matches:
             return
-        reason = "no " + ", ".join(side for n, side in enumerate(self._sides) if n != held.side)
-        if self._settings.unmatched == "drop":
-            out.end(held.row, reason)
-            return
         side = self._sides[held.side]
-        columns = self._codecs[side].decode([held.value]).columns
-        record = Batch(self._codecs[side].schema, columns, [held.row]).to_dicts()[0]
-        out.end(held.row, reason, error="Unmatched", record=record, port=side)
+        way = way_of(self._settings.unmatched, side)
+        if is_port(way):
+            made.alone.append((way, held, after))
+        else:
+            end_alone(held, side, self._codecs, out, dead_letter=way == "fail")
 
     def _note(self, match: Match, key: bytes, made: _Results, after: int) -> None:
         present = [held for held in match if held is not None]
@@ -306,6 +317,7 @@ class JoinByKey:
         )
 
     def _emit(self, made: _Results, out: Out) -> None:
+        give_alone(made.alone, self._codecs, out)
         if not made.matches:
             return
         columns: dict[str, Column] = {}

@@ -28,6 +28,8 @@ class Made:
     key: bytes | None
     id: bytes
     fields: dict[str, Any]
+    reply: bytes = b""
+    deadline_ms: int = 0
 
 
 @dataclass
@@ -85,12 +87,18 @@ class KeyedRun:
         return [made.fields for made in self.made if made.port == "out"]
 
     def give(
-        self, records: Sequence[tuple[bytes | None, Mapping[str, Any]]], port: str = "in", step_ms: int = 0
+        self,
+        records: Sequence[tuple[bytes | None, Mapping[str, Any]]],
+        port: str = "in",
+        step_ms: int = 0,
+        *,
+        reply: bytes = b"",
+        deadline_ms: int = 0,
     ) -> Out:
-        """A batch of (key, fields); the clock moves `step_ms` before it."""
+        """A batch of (key, fields), of one caller; the clock moves `step_ms` before it."""
         self.now_ms += step_ms
         rows = [
-            Row(f"{self._rows + i:08x}-0000-7000-8000-000000000000".encode(), key, i)
+            Row(f"{self._rows + i:08x}-0000-7000-8000-000000000000".encode(), key, i, (), reply, deadline_ms)
             for i, (key, _) in enumerate(records)
         ]
         batch = Batch.of(self.inputs[port], [fields for _, fields in records], rows)
@@ -152,7 +160,8 @@ class KeyedRun:
             causes = emission.parents.tolist()
             rows = emission.made if emission.made is not None else [batch.rows[i] for i in causes]
             for fields, row, cause in zip(records, rows, causes, strict=True):
-                found.append((cause, Made(emission.port, row.key, row.id, fields)))
+                made = Made(emission.port, row.key, row.id, fields, row.reply, row.deadline_ms)
+                found.append((cause, made))
         order = np.argsort(read_order(np.array([cause for cause, _ in found], dtype=np.intp)), kind="stable")
         self.made += [found[i][1] for i in order.tolist()]
         self.ends.dropped += [(loss.row + self._rows, loss.reason) for loss in out.dropped]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dataflow.core.errors import ContractError
 from dataflow.core.schema import Field, FieldType, Schema
-from nodes.join_by_key import JoinByKey
+from nodes.join_by_key import JoinByKey, JoinOfKeys
 from tests.nodes.keyed import KeyedRun
 
 TIME = Field("at", FieldType("timestamp"), event_time=True)
@@ -115,6 +116,74 @@ def test_a_record_after_its_time_is_late() -> None:
             assert joined.ends.dropped == ([(3, "late")] if late == "drop" else [])
             assert [f[:2] for f in joined.ends.failed] == ([(3, "Late")] if late == "fail" else [])
             assert pairs(joined) == [(1, 7), (2, 7)]
+
+
+def test_late_records_go_on_at_the_port_of_their_side() -> None:
+    with run(within="10s", late={"l": "old"}) as joined:
+        joined.give([left(1, 100), left(4, 101)], "l")
+        joined.give([right(7, 100), right(8, 70)], "r")
+        joined.give([left(2, 90), left(3, 89)], "l")
+        assert [(m.port, m.fields) for m in joined.made if m.port != "out"] == [
+            ("old", {"n": 3, "at": at(89)})
+        ]
+        assert (
+            joined.made[-1].id == b"00000005-0000-7000-8000-000000000000"
+        )  # its own, it is the record it was
+        assert joined.ends.dropped == [(3, "late")], "side r says nothing of ports"
+        assert pairs(joined) == [(1, 7), (4, 7), (2, 7)]
+
+
+def test_unmatched_records_go_on_as_they_came_once_their_time_is_over() -> None:
+    with run(within="10s", unmatched={"l": "alone", "r": "fail"}) as joined:
+        joined.give([left(1, 0), left(2, 50, b"b")], "l")
+        assert joined.made == []
+        joined.give([right(7, 50, b"b"), right(8, 61)], "r")
+        joined.restart()
+        joined.give([left(3, 100)], "l")
+        assert [(m.port, m.key, m.fields) for m in joined.made] == [
+            ("alone", b"a", {"n": 1, "at": at(0)}),
+            ("out", b"b", {"n": 2, "at": at(50), "m": 7, "seen": at(50)}),
+        ]
+        joined.drain()
+        assert [(m.port, m.fields["n"], m.id[:8]) for m in joined.made if m.port == "alone"] == [
+            ("alone", 1, b"00000000"),
+            ("alone", 3, b"00000004"),
+        ]
+        assert [(e.reason, e.error, e.port) for e in joined.ends.ended] == [("no l", "Unmatched", "r")]
+        assert joined.entries(b"a") == joined.entries(b"b") == []
+
+
+def test_who_waits_for_an_unmatched_record_is_answered_by_what_comes_of_it_on_its_port() -> None:
+    ways = {"l": "alone", "r": "others"}
+    with run(within="10s", unmatched=ways) as joined:
+        for side, give in (("l", left), ("r", right)):
+            out = joined.give([give(1, 0, side.encode())], side, reply=b"caller", deadline_ms=500)
+            assert out.held == ([0] if side == "l" else []), "the first side's caller waits for what is made"
+        joined.drain()
+        found = {m.port: (m.reply, m.deadline_ms) for m in joined.made}
+        assert found == {"alone": (b"caller", 500), "others": (b"", 0)}
+
+
+def test_sides_with_one_contract_may_share_a_port() -> None:
+    inputs = {"l": LEFT, "r": LEFT}
+    said = {
+        "within": "10s",
+        "prefix": {"r": "r_"},
+        "unmatched": {"l": "alone", "r": "alone"},
+        "late": {"r": "alone"},
+    }
+    with KeyedRun(JoinByKey, inputs, said) as joined:
+        joined.give([left(1, 0)], "l")
+        joined.give([left(2, 20, b"b")], "r")
+        joined.give([left(3, 60)], "l")
+        joined.give([left(4, 55), left(5, 10)], "r")
+        joined.drain()
+        assert [(m.port, m.fields["n"]) for m in joined.made] == [
+            ("alone", 1),
+            ("alone", 2),
+            ("out", 3),
+            ("alone", 5),
+        ]
 
 
 def test_a_record_without_key_or_time_fails_alone() -> None:
@@ -308,12 +377,35 @@ def contract(said: dict[str, Any], **inputs: Schema) -> None:
         ({"within": "1s", "missing": "x"}, "missing: has no effect with how: inner"),
         ({"within": "1s", "times": {"x": "at"}}, "times: no side 'x'"),
         ({"within": "1s", "select": {"l": ["zz"]}}, "no field 'zz' in side 'l'"),
+        ({"within": "1s", "late": {"lf": "old"}}, "late: no side 'lf'"),
+        (
+            {"within": "1s", "unmatched": {"r": "x", "l": "x"}},
+            "unmatched: port 'x' has the records of side 'r'",
+        ),
+        (
+            {"within": "1s", "how": "left", "unmatched": {"l": "x"}},
+            "unmatched: a record of 'l' that nothing matches is a result here",
+        ),
     ],
 )
 def test_wrong_settings_say_what_is_valid(said: dict[str, Any], message: str) -> None:
     with pytest.raises(ContractError, match=message.replace("(", "\\(")) as caught:
         contract(said)
     assert caught.value.path
+
+
+def test_a_port_for_late_records_needs_event_time() -> None:
+    inputs = {side: Schema((Field(side, FieldType("int64")),)) for side in "ab"}
+    with pytest.raises(ContractError, match="late: the sides have no event time, so no record is late"):
+        contract({"within": "1s", "late": {"a": "old"}}, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("port", "message"), [("out", "the port 'out' is for what is joined"), ("Old", "'Old' is no port name")]
+)
+def test_a_port_needs_a_name_of_its_own(port: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JoinOfKeys.model_validate({"within": "1s", "late": {"l": port}})
 
 
 def test_event_time_on_one_side_only_is_refused() -> None:
