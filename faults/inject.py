@@ -15,6 +15,7 @@ import confluent_kafka as ck
 from dataflow.broker import Node
 from faults.agent import POINTS
 from faults.holes import make_holes
+from faults.processes import WORKING, shown
 from faults.project import FACTORS, write_model
 from faults.schedule import Fault
 from faults.world import FIRST_STAGE, World
@@ -122,7 +123,9 @@ def _storm(world: World, _choice: str, chance: random.Random) -> str:
 
 def _stop_worker(world: World, _choice: str, chance: random.Random) -> str:
     crew = world.crews["flow"]
-    victim = chance.choice(crew.members)
+    # One that works: before it does, the signal ends it as it ends any process.
+    victim = chance.choice([a for a in crew.members if a.working] or crew.members)
+    shown(victim, WORKING, _REACH_S)
     ended = crew.end(victim, signal.SIGTERM)
     status = victim.process.returncode
     if not ended or status != 0:

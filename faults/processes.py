@@ -18,6 +18,8 @@ from typing import Final
 import psutil
 
 ROOT: Final = Path(__file__).parent.parent
+# What a worker says once its signals are taken care of, and its work begins.
+WORKING: Final = "pipeline "
 _COMMAND: Final = "from dataflow.cli.main import main; main()"
 
 
@@ -40,6 +42,10 @@ class Agent:
     @property
     def running(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def working(self) -> bool:
+        return WORKING in self.output()
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
@@ -141,7 +147,7 @@ class Crew:
         for agent in list(self.members):
             if not agent.running:
                 self.members.remove(agent)
-                started = "pipeline " in agent.output()
+                started = agent.working
                 # One that finds no broker when it starts says so and ends: that is in order.
                 if agent.pid not in self.ordered and (started or "does not answer" not in agent.output()):
                     self.left.append((agent, agent.process.returncode))
