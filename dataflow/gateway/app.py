@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import orjson
@@ -18,9 +17,9 @@ import orjson
 from dataflow.core import headers
 from dataflow.core.errors import DataflowError, GatewayError, nearest
 from dataflow.core.limits import MAX_PENDING_REQUESTS, MAX_TAPS
-from dataflow.gateway import v2
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Exchange
+from dataflow.gateway.facts import tell
 from dataflow.gateway.http import (
     Budget,
     Receive,
@@ -34,8 +33,9 @@ from dataflow.gateway.http import (
     send_response,
     send_stream,
 )
-from dataflow.gateway.infer import infer, plain
-from dataflow.gateway.openapi import describe
+from dataflow.gateway.infer import infer
+from dataflow.gateway.model_info import Statistics
+from dataflow.gateway.plain import plain, predict
 from dataflow.gateway.routes import Route, Router
 from dataflow.gateway.state_view import StateDoor
 from dataflow.gateway.tap_events import WriterOf
@@ -48,10 +48,11 @@ log = logging.getLogger("dataflow.gateway")
 
 PRIVATE: Final = "private"
 Plans = Callable[[], Mapping[str, Plan]]
-# pipeline ("" if unknown), door (v2 | json | tap), HTTP status, seconds
+# pipeline ("" if unknown), door (v2 | v1 | json | tap), HTTP status, seconds
 Observe = Callable[[str, str, int, float], None]
 _TRACEPARENT: Final = headers.TRACEPARENT.encode()
-_DOORS: Final = {"infer": "v2", "plain": "json", "tap": "tap"}
+_DOORS: Final = {"infer": "v2", "plain": "json", "predict": "v1", "tap": "tap"}
+_HANDLERS: Final = {"infer": infer, "plain": plain, "predict": predict}
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Gateway:
         self._observe = observe
         self._tracing = tracing
         self._working = working
+        self.statistics = Statistics()
         self._router = Router()
         self._budget = Budget()
         self._doors: dict[str, PipelineDoor] = {}
@@ -157,19 +159,27 @@ class Gateway:
             await send_response(send, answer, head=method == "HEAD")
         else:
             await send_stream(send, receive, answer, STALL_S)
-        if self._observe is not None and door:
-            name = request.params.get("name") or request.params.get("pipeline", "")
-            status = answer.status if isinstance(answer, Response) else 200
+        if door:
+            self._note(door, request, answer, time.perf_counter() - began)
+
+    def _note(self, door: str, request: Request, answer: Response | Stream, seconds: float) -> None:
+        name = request.params.get("name") or request.params.get("pipeline", "")
+        status = answer.status if isinstance(answer, Response) else 200
+        plan = self._plans().get(name)
+        if plan is not None and door != "tap":
+            took_ns = int(seconds * 1e9)
+            now = self.exchange.clock_ms()
+            self.statistics.count(name, plan.version, request.rows, took_ns, now, good=status < 400)
+        if self._observe is not None:
             # Strangers must not make up label values.
-            known = name if name in self._plans() else ""
-            self._observe(known, door, status, time.perf_counter() - began)
+            self._observe(name if plan is not None else "", door, status, seconds)
 
     async def _answer(self, route: Route, request: Request) -> Response | Stream:
-        if route.handler in ("infer", "plain"):
+        handler = _HANDLERS.get(route.handler)
+        if handler is not None:
             door = self.door(request.params["name"], request.params.get("version"))
             body = await request.body(self._budget)
             try:
-                handler = infer if route.handler == "infer" else plain
                 if self._tracing is None:
                     return await handler(self.exchange, door, request, body, self.settings.detail)
                 with self._tracing.request(
@@ -192,32 +202,24 @@ class Gateway:
         if route.handler == "metrics":
             text = await asyncio.to_thread(_needed(self._metrics, "metrics"))
             return Response(200, text, b"text/plain; version=0.0.4; charset=utf-8")
-        return self._describe(route.handler, request)
+        return await tell(self, route.handler, request)
 
-    def _describe(self, handler: str, request: Request) -> Response:
-        """The small addresses that only say what is there."""
-        if handler == "live":
-            return _json(200, {"live": True})
-        if handler == "ready":
-            ready = self.exchange.healthy and all(self._working(name) for name in self._plans())
-            return _json(200 if ready else 503, {"ready": ready})
-        if handler == "server":
-            return _json(
-                200,
-                {"name": "dataflow", "version": _version(), "extensions": ["binary_tensor_data"]},
-            )
-        if handler == "models":
-            return _json(200, {"models": sorted(n for n, p in self._plans().items() if p.answer is not None)})
-        if handler == "pipelines":
-            return _json(200, [_pipeline(plan) for _, plan in sorted(self._plans().items())])
-        if handler == "openapi":
-            return _json(200, describe(self._plans(), _version()))
-        door = self.door(request.params["name"], request.params.get("version"))
-        if handler == "model":
-            return _json(200, v2.metadata(door.name, door.version, door.request, door.answer))
-        assert handler == "model_ready", handler
-        ready = self.exchange.healthy and self._working(door.name)
-        return _json(200 if ready else 503, {"name": door.name, "ready": ready})
+    @property
+    def plans(self) -> Mapping[str, Plan]:
+        """The pipelines served now."""
+        return self._plans()
+
+    def ready(self, name: str) -> bool:
+        """Whether a pipeline can answer now, as far as this replica knows."""
+        return self.exchange.healthy and self._working(name)
+
+    async def small_body(self, request: Request) -> bytes:
+        """The body of a request that may have none; nothing of it is held afterwards."""
+        if b"content-length" not in request.headers and b"transfer-encoding" not in request.headers:
+            return b""
+        body = await request.body(self._budget)
+        self._budget.used -= len(body)
+        return body
 
     def door(self, name: str, wanted_version: str | None = None) -> PipelineDoor:
         """The door of a pipeline. Raises GatewayError 404 for one that is not there or gives no answer."""
@@ -326,29 +328,3 @@ def _needed(provider: Callable[[], Any] | None, name: str) -> Callable[[], Any]:
 
 def _json(status: int, document: Any) -> Response:
     return Response(status, orjson.dumps(document))
-
-
-def _pipeline(plan: Plan) -> dict[str, Any]:
-    return {
-        "name": plan.pipeline,
-        "version": plan.version,
-        "delivery": plan.delivery,
-        "inputs": dict(plan.inputs),
-        "answer": list(plan.answer.edges) if plan.answer is not None else [],
-        "edges": {
-            name: {
-                "topics": list(edge.topics),
-                "codec": edge.codec,
-                "key": list(edge.key),
-                "fields": {f.name: f.type.describe() for f in edge.schema},
-            }
-            for name, edge in plan.edges.items()
-        },
-    }
-
-
-def _version() -> str:
-    try:
-        return version("kafka-dataflow")
-    except PackageNotFoundError:  # run from a bare tree
-        return "0"

@@ -111,6 +111,18 @@ class PipelineDoor:
         parts = [(self.decoded(e, [replies[r] for r in rows]), rows) for e, rows in rows_of.items()]
         return self._scattered(parts, len(replies))
 
+    def columns_with_gaps(self, replies: Sequence[Reply | None]) -> dict[str, Column]:
+        """As `columns`, from one good reply per row or None: such rows are null, 0 or false."""
+        rows_of: dict[str, list[int]] = {}
+        for row, reply in enumerate(replies):
+            if reply is not None:
+                rows_of.setdefault(reply.edge, []).append(row)
+        parts = [
+            (self.decoded(e, [r for r in map(replies.__getitem__, rows) if r is not None]), rows)
+            for e, rows in rows_of.items()
+        ]
+        return self._scattered(parts, len(replies))
+
     def decoded(self, edge: str, replies: Sequence[Reply]) -> dict[str, Column]:
         """The columns of good replies, all of one edge. Raises GatewayError 500, 503."""
         codec = self.codecs.get(edge)
@@ -136,7 +148,7 @@ class PipelineDoor:
             dtype = declared.type.column_dtype
             whole = np.full(rows, np.datetime64("NaT") if dtype.kind == "M" else None, dtype=_room(declared))
             if dtype.kind not in "OM":
-                whole = np.empty((rows, *declared.type.shape), dtype=dtype)
+                whole = np.zeros((rows, *declared.type.shape), dtype=dtype)
             for columns, at in parts:
                 column = columns.get(declared.name)
                 if column is None:

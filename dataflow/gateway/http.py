@@ -83,7 +83,12 @@ class Budget:
 
 @dataclass(slots=True)
 class Request:
-    """One HTTP request. `params` are the named parts of its path, `scopes` those of its caller's token."""
+    """One HTTP request.
+
+    params  the named parts of its path
+    scopes  those of its caller's token
+    rows    how many rows its body had, once that is known
+    """
 
     method: str
     path: str
@@ -92,6 +97,7 @@ class Request:
     receive: Receive
     params: Mapping[str, str]
     scopes: frozenset[str]
+    rows: int = 0
 
     def query(self) -> dict[str, str]:
         """Query parameters. Raises GatewayError 400 for one that is given twice."""

@@ -1,16 +1,15 @@
-"""The two doors that wait for an answer: V2 inference and plain JSON."""
+"""V2 inference, and what all doors that wait for an answer share: the deadline, who asks, what a failure is told."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
-from dataflow.codecs.values import coerce_records, to_jsonable
 from dataflow.core import headers
 from dataflow.core.errors import GatewayError
-from dataflow.core.limits import MAX_DEADLINE_MS, MAX_REQUEST_ROWS
+from dataflow.core.limits import MAX_DEADLINE_MS
 from dataflow.gateway import v2
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Ask, Exchange
@@ -20,6 +19,9 @@ from dataflow.transport.api import Header
 
 DEADLINE_HEADER: Final = b"x-deadline-ms"
 REQUEST_ID_HEADER: Final = b"x-request-id"
+ROW_ERRORS_HEADER: Final = b"x-row-errors"
+# ... and the parameter of a V2 request and answer.
+ROW_ERRORS: Final = "row_errors"
 # Answered on every request: what `dataflow trace` takes.
 RECORD_ID_HEADER: Final = b"df-id"
 _MAX_HEADER_BYTES: Final = 256
@@ -28,78 +30,61 @@ _MAX_HEADER_BYTES: Final = 256
 async def infer(
     exchange: Exchange, door: PipelineDoor, request: Request, body: bytes, detail: bool
 ) -> Response:
-    """One V2 infer request. Raises GatewayError; a row without an answer decides the whole request."""
+    """One V2 infer request. Raises GatewayError.
+
+    A row without an answer fails the request, unless it is chosen that the answer's parameter ``row_errors`` names it.
+    """
     call = v2.decode(door.request, door.answer, body, request.headers.get(v2.HEADER_LENGTH))
-    caller_id = call.id or _caller_id(request)
-    ask = _ask(door, request, exchange.clock_ms(), caller_id, -(-call.timeout_us // 1000))
+    request.rows = call.count
+    caller_id = call.id or caller_id_of(request)
+    whole = whole_of(request, default=True, asked=call.row_errors)
+    ask = ask_of(door, request, exchange.clock_ms(), caller_id, -(-call.timeout_us // 1000), whole=whole)
     pending = await exchange.ask(door, call.columns, call.count, ask)
-    replies = answered(pending.record_ids, pending.results, detail)
-    record_id = pending.request_id.decode()
-    names = {"model_name": door.name, "model_version": door.version, "id": caller_id or record_id}
-    answer, header_length = v2.encode(names, door.answer, door.columns(replies), call.outputs)
-    shown = ((RECORD_ID_HEADER, pending.request_id),)
-    if header_length:
-        return Response(
-            200, answer, BINARY, (*shown, (b"inference-header-content-length", str(header_length).encode()))
-        )
-    return Response(200, answer, JSON, shown)
+    return v2_answer(
+        door,
+        call.outputs,
+        caller_id,
+        pending.request_id,
+        pending.record_ids,
+        pending.results,
+        detail,
+        whole=whole,
+    )
 
 
-async def plain(
-    exchange: Exchange, door: PipelineDoor, request: Request, body: bytes, detail: bool
+def v2_answer(
+    door: PipelineDoor,
+    outputs: Sequence[v2.Choice],
+    caller_id: str,
+    request_id: bytes,
+    record_ids: Sequence[bytes],
+    replies: Sequence[Reply | None],
+    detail: bool,
+    *,
+    whole: bool,
 ) -> Response:
-    """One object in, one out; or a list in, a list of equal length out, with ``{"error": ...}`` for rows without."""
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise GatewayError(400, f"the body is not JSON: {error.msg} at byte {error.pos}") from None
-    records = said if isinstance(said, list) else [said]
-    if len(records) > MAX_REQUEST_ROWS:
-        raise GatewayError(413, f"the request has {len(records)} records, valid: up to {MAX_REQUEST_ROWS}")
-    decoded = coerce_records(door.request, records)
-    one = not isinstance(said, list)
-    if one and decoded.failed:
-        cause = decoded.failed[0][1]
-        raise GatewayError(400, cause.message, hint=cause.hint)
-    results: list[Any] = [None] * len(records)
-    for row, cause in decoded.failed:
-        results[row] = {"error": str(cause), "status": 400}
-    good = decoded.good.tolist()
-    caller_id = _caller_id(request)
-    shown: tuple[tuple[bytes, bytes], ...] = ()
-    if good:
-        ask = _ask(door, request, exchange.clock_ms(), caller_id, whole=one)
-        pending = await exchange.ask(door, decoded.columns, len(good), ask)
-        shown = ((RECORD_ID_HEADER, pending.request_id),)
-        if one:
-            answered(pending.record_ids, pending.results, detail)
-        for row, result in zip(good, _rows(door, pending.record_ids, pending.results, detail), strict=True):
-            results[row] = result
-    if caller_id:
-        shown = (*shown, (REQUEST_ID_HEADER, caller_id.encode("latin-1")))
-    return Response(200, orjson.dumps(results[0] if one else results), JSON, shown)
-
-
-def _rows(
-    door: PipelineDoor, record_ids: Sequence[bytes], replies: Sequence[Reply | None], detail: bool
-) -> list[Mapping[str, Any]]:
-    """What each row's caller is told: the record of the edge that answered, or the error."""
-    told: list[Mapping[str, Any]] = [{}] * len(replies)
-    by_edge: dict[str, list[int]] = {}
-    for row, reply in enumerate(replies):
-        if reply is not None and reply.good:
-            by_edge.setdefault(reply.edge, []).append(row)
-            continue
-        error = failure(record_ids, row, reply, detail)
-        told[row] = {
-            "error": str(error), "status": error.status, "id": error.record_id.decode(), **error.facts,
-        }  # fmt: skip
-    for edge, rows in by_edge.items():
-        columns = door.decoded(edge, [r for r in map(replies.__getitem__, rows) if r is not None])
-        records = to_jsonable(door.codecs[edge].schema, columns, len(rows))
-        for row, record in zip(rows, records, strict=True):
-            told[row] = record
-    return told
+    """The answer to a V2 request from the replies to its rows. Raises GatewayError as `infer`."""
+    names: dict[str, Any] = {
+        "model_name": door.name, "model_version": door.version, "id": caller_id or request_id.decode(),
+    }  # fmt: skip
+    if whole:
+        columns = door.columns(answered(record_ids, replies, detail))
+    else:
+        good = [reply if reply is not None and reply.good else None for reply in replies]
+        errors = [
+            {"row": row, **failure_entry(record_ids, row, replies[row], detail)}
+            for row, reply in enumerate(good)
+            if reply is None
+        ]
+        columns = door.columns_with_gaps(good)
+        # Parameters are texts, numbers or truths.
+        names["parameters"] = {ROW_ERRORS: orjson.dumps(errors).decode()}
+    answer, header_length = v2.encode(names, door.answer, columns, outputs)
+    shown = ((RECORD_ID_HEADER, request_id),)
+    if header_length:
+        length = (b"inference-header-content-length", str(header_length).encode())
+        return Response(200, answer, BINARY, (*shown, length))
+    return Response(200, answer, JSON, shown)
 
 
 def answered(record_ids: Sequence[bytes], replies: Sequence[Reply | None], detail: bool) -> list[Reply]:
@@ -115,6 +100,31 @@ def answered(record_ids: Sequence[bytes], replies: Sequence[Reply | None], detai
     if row is None:
         row = next(row for row, reply in enumerate(replies) if reply is None)
     raise failure(record_ids, row, replies[row], detail)
+
+
+def failure_entry(record_ids: Sequence[bytes], row: int, reply: Reply | None, detail: bool) -> dict[str, Any]:
+    """What is said of a row without an answer where other rows have theirs."""
+    error = failure(record_ids, row, reply, detail)
+    return {
+        "error": str(error), "status": error.status, "id": error.record_id.decode(), **error.facts,
+    }  # fmt: skip
+
+
+def whole_of(request: Request, *, default: bool, asked: str = "") -> bool:
+    """Whether one row without an answer fails the request, by header x-row-errors or `asked` (of the body, if any).
+
+    Raises GatewayError 400 for a choice that there is not.
+    """
+    chosen = asked or request.headers.get(ROW_ERRORS_HEADER, b"").decode("latin-1")
+    if not chosen:
+        return default
+    if chosen not in ("request", "entry"):
+        raise GatewayError(
+            400,
+            f"'{chosen[:40]}' is no choice of what a failed row does",
+            hint="valid: request (it fails the request), entry (it is an entry of the answer)",
+        )
+    return chosen == "request"
 
 
 def failure(record_ids: Sequence[bytes], row: int, reply: Reply | None, detail: bool) -> RequestError:
@@ -138,7 +148,7 @@ def failure(record_ids: Sequence[bytes], row: int, reply: Reply | None, detail: 
     return RequestError(500, f"{place}{at}{error}: {reason}", record_id=record_id, facts=facts)
 
 
-def _ask(
+def ask_of(
     door: PipelineDoor, request: Request, now: int, caller_id: str, timeout_ms: int = 0, *, whole: bool = True
 ) -> Ask:
     """Deadline: header x-deadline-ms or V2 parameter ``timeout``, the sooner one; else the pipeline's. Capped."""
@@ -165,7 +175,8 @@ def _ask(
     return Ask(now + wait_ms, whole, tuple(carried))
 
 
-def _caller_id(request: Request) -> str:
+def caller_id_of(request: Request) -> str:
+    """The caller's own id of the request, "" if none. Raises GatewayError 400 for one that is too long."""
     given = request.headers.get(REQUEST_ID_HEADER, b"")
     if len(given) > _MAX_HEADER_BYTES:
         raise GatewayError(400, f"header x-request-id is longer than {_MAX_HEADER_BYTES} bytes")

@@ -74,6 +74,21 @@ _SCHEMAS: Final[dict[str, Any]] = {
     },
 }
 
+_SCHEMAS_MORE: Final[dict[str, Any]] = {
+    "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+    "PredictRequest": {
+        "type": "object",
+        "properties": {
+            "instances": {"type": "array", "items": {}},
+            "inputs": {"description": "a list of values per field"},
+        },
+    },
+    "PredictResponse": {
+        "type": "object",
+        "properties": {"predictions": {"type": "array", "items": {}}, "outputs": {}},
+    },
+}
+
 _TAP_QUERY: Final = {
     "from": "latest (default), earliest, an offset, an ISO 8601 time, or -5m",
     "id": "only records that are, derive from or answer this id",
@@ -91,7 +106,7 @@ _STATE_QUERY: Final = {
 def describe(plans: Mapping[str, Plan], version: str) -> dict[str, Any]:
     """The whole document. Each pipeline that answers has its plain JSON door written out with its contracts."""
     paths: dict[str, dict[str, Any]] = {}
-    schemas = dict(_SCHEMAS)
+    schemas = {**_SCHEMAS, **_SCHEMAS_MORE}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     for name, plan in sorted(plans.items()):
@@ -140,12 +155,20 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.handler == "infer":
         made["requestBody"] = {"required": True, "content": _json(_ref("InferRequest"))}
         content = _json(_ref("InferResponse"))
-        parameters.append(_deadline())
+        parameters += [_deadline(), _row_errors("request")]
     elif route.handler == "plain":
         record = {"type": "object"}
         made["requestBody"] = {"required": True, "content": _json(_one_or_list(record))}
         content = _json(_one_or_list(record))
-        parameters.append(_deadline())
+        parameters += [_deadline(), _row_errors("entry")]
+    elif route.handler == "predict":
+        made["requestBody"] = {"required": True, "content": _json(_ref("PredictRequest"))}
+        content = _json(_ref("PredictResponse"))
+        parameters += [_deadline(), _row_errors("request")]
+    elif route.handler == "index":
+        if route.method == "POST":
+            made["requestBody"] = {"required": False, "content": _json(_ref("IndexRequest"))}
+        content = _json({"type": "array", "items": {"type": "object"}})
     elif route.handler == "tap":
         parameters += [
             {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
@@ -171,7 +194,7 @@ def _pipeline_door(name: str) -> dict[str, Any]:
         "summary": f"Run {name} on one record or a list of them",
         "tags": ["inference"],
         "operationId": f"run {name}",
-        "parameters": [_deadline()],
+        "parameters": [_deadline(), _row_errors("entry")],
         "requestBody": {"required": True, "content": _json(_one_or_list(_ref(f"{name}.request")))},
         "responses": {
             "200": {
@@ -194,6 +217,15 @@ def _deadline() -> dict[str, Any]:
         "in": "header",
         "description": "milliseconds to wait for the answer",
         "schema": {"type": "integer", "minimum": 1},
+    }
+
+
+def _row_errors(default: str) -> dict[str, Any]:
+    return {
+        "name": "x-row-errors",
+        "in": "header",
+        "description": "whether one row without an answer fails the request, or is an entry of the answer",
+        "schema": {"enum": ["request", "entry"], "default": default},
     }
 
 

@@ -26,25 +26,41 @@ class Route:
 
 
 _INFER: Final = "Run a pipeline on rows given as tensors (Open Inference Protocol v2)"
-_VERSION: Final = "/v2/models/{name}/versions/{version}"
+_LIVE: Final = "Whether the gateway runs"
+_READY: Final = "Whether the gateway can answer requests"
+# A pipeline is a model with one version: each address of a model is there with and without it.
+_MODEL: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+
+
+def _of_model(method: str, rest: str, handler: str, summary: str, tag: str = "inference") -> list[Route]:
+    return [Route(method, f"{model}{rest}", handler, summary, tag) for model in _MODEL]
+
 
 ROUTES: Final = (
-    Route("POST", "/v2/models/{name}/infer", "infer", _INFER, "inference"),
-    Route("POST", f"{_VERSION}/infer", "infer", _INFER, "inference"),
+    *_of_model("POST", "/infer", "infer", _INFER),
     Route("POST", "/v2/pipelines/{name}/infer", "infer", _INFER, "inference"),
     Route(
         "POST", "/pipelines/{name}", "plain", "Run a pipeline on one record or a list of them", "inference"
     ),
+    Route("POST", "/v1/models/{name}:predict", "predict", "Run a pipeline on instances (V1)", "inference"),
+    Route("GET", "/v1/models", "models", "Names of the pipelines that answer", "inference"),
+    Route("GET", "/v1/models/{name}", "model_ready", "Whether a pipeline can answer", "health"),
     Route("GET", "/v2", "server", "Name, version and extensions of the server", "inference"),
-    Route("GET", "/v2/health/live", "live", "Whether the gateway runs", "health", free=True),
-    Route("GET", "/v2/health/ready", "ready", "Whether the gateway can answer requests", "health", free=True),
-    Route("GET", "/livez", "live", "Whether the gateway runs", "health", free=True),
-    Route("GET", "/readyz", "ready", "Whether the gateway can answer requests", "health", free=True),
+    *(Route("GET", path, "live", _LIVE, "health", free=True) for path in ("/v2/health/live", "/livez")),
+    # What probes made for other servers ask.
+    *(Route("GET", path, "live", _LIVE, "health", free=True) for path in ("/healthz", "/-/healthz")),
+    *(Route("GET", path, "ready", _READY, "health", free=True) for path in ("/v2/health/ready", "/readyz")),
+    *(Route("GET", path, "ready", _READY, "health", free=True) for path in ("/health", "/ping")),
     Route("GET", "/v2/models", "models", "Names of the pipelines that answer", "inference"),
-    Route("GET", "/v2/models/{name}", "model", "Inputs and outputs of a pipeline as tensors", "inference"),
-    Route("GET", _VERSION, "model", "Inputs and outputs of a pipeline as tensors", "inference"),
-    Route("GET", "/v2/models/{name}/ready", "model_ready", "Whether a pipeline can answer", "health"),
-    Route("GET", f"{_VERSION}/ready", "model_ready", "Whether a pipeline can answer", "health"),
+    *_of_model("GET", "", "model", "Inputs and outputs of a pipeline as tensors"),
+    *_of_model("GET", "/ready", "model_ready", "Whether a pipeline can answer", "health"),
+    *_of_model("GET", "/config", "config", "A pipeline as a model's configuration"),
+    Route("GET", "/v2/models/stats", "all_stats", "Counts and times of all pipelines' requests", "inference"),
+    *_of_model("GET", "/stats", "stats", "Counts and times of a pipeline's requests"),
+    Route(
+        "POST", "/v2/repository/index", "index", "The pipelines that answer, and which can now", "inference"
+    ),
+    Route("GET", "/v2/repository/index", "index", "The same, for people", "inference"),
     Route("GET", "/pipelines", "pipelines", "All pipelines with their contracts and edges", "pipelines"),
     Route("GET", "/taps/{pipeline}/{edge}", "tap", "Follow the records of any edge", "pipelines"),
     Route("GET", "/state/{pipeline}/{node}/{key}", "state", "What a node keeps for a key", "pipelines"),
@@ -94,9 +110,10 @@ def _match(pattern: list[str], parts: list[str]) -> dict[str, str] | None:
     names: dict[str, str] = {}
     for wanted, part in zip(pattern, parts, strict=True):
         if wanted.startswith("{"):
-            if not part:
+            name, _, verb = wanted[1:].partition("}")  # a verb may follow: {name}:predict
+            if len(part) <= len(verb) or not part.endswith(verb):
                 return None
-            names[wanted[1:-1]] = part
+            names[name] = part.removesuffix(verb)
         elif wanted != part:
             return None
     return names

@@ -25,6 +25,7 @@ from dataflow.gateway.v2_types import (
     CONTENT_TYPE,
     DATATYPES,
     KIND_OF,
+    NO_JSON,
     InputTensor,
     OutputTensor,
     datatype_of,
@@ -54,6 +55,7 @@ class InferRequest:
 
     id           the caller's own, "" if none
     timeout_us   Triton's parameter ``timeout`` in microseconds, 0 if none
+    row_errors   our parameter of that name, "" if none
     """
 
     id: str
@@ -61,6 +63,7 @@ class InferRequest:
     count: int
     outputs: Sequence[Choice]
     timeout_us: int = 0
+    row_errors: str = ""
 
 
 def decode(request: Schema, answer: Schema, body: bytes, header_length: bytes | None = None) -> InferRequest:
@@ -80,11 +83,14 @@ def decode_document(
     if not isinstance(caller_id, str) or len(caller_id) > MAX_ID_CHARACTERS:
         raise GatewayError(400, f"'id' must be a text of at most {MAX_ID_CHARACTERS} characters")
     parameters = _parameters(document, "the request")
-    timeout_us = parameters.get("timeout", 0)
-    if type(timeout_us) is not int or timeout_us < 0:
-        raise GatewayError(
-            400, f"parameter 'timeout' is {timeout_us!r:.80}, expected microseconds as an integer"
-        )
+    timeout_us, row_errors = 0, ""
+    if parameters:
+        timeout_us = _count(parameters, "timeout", "microseconds as an integer")
+        # Records run in the order of the log: a priority is taken from clients that send one, and changes nothing.
+        _count(parameters, "priority", "an integer from 0")
+        row_errors = parameters.get("row_errors", "")
+        if type(row_errors) is not str:
+            raise GatewayError(400, "parameter 'row_errors' must be 'request' or 'entry'")
     tensors = _tensors(document.get("inputs"), blobs, request)
     outputs = _choices(document.get("outputs"), answer, parameters.get("binary_data_output") is True)
     count = _row_count(tensors)
@@ -97,7 +103,14 @@ def decode_document(
             columns[declared.name] = _null_column(declared.type.column_dtype, count)
         else:
             columns[declared.name] = input_column(declared, tensor)
-    return InferRequest(caller_id, columns, count, outputs, timeout_us)
+    return InferRequest(caller_id, columns, count, outputs, timeout_us, row_errors)
+
+
+def _count(parameters: Mapping[str, Any], name: str, wanted: str) -> int:
+    value = parameters.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise GatewayError(400, f"parameter '{name}' is {value!r:.80}, expected {wanted}")
+    return value
 
 
 def _split(body: bytes, header_length: bytes | None) -> tuple[dict[str, Any], memoryview | None]:
@@ -196,15 +209,17 @@ def _tensor(
         data = entry.get("data")
         if not isinstance(data, list | np.ndarray):
             raise GatewayError(400, f"input '{name}': 'data' must be a list")
-        if datatype == "FP16":
-            raise GatewayError(400, f"input '{name}': FP16 has no JSON form", hint="send it as binary data")
+        if datatype in NO_JSON:
+            raise GatewayError(
+                400, f"input '{name}': {datatype} has no JSON form", hint="send it as binary data"
+            )
         elements = _flattened(name, data, shape)
     elif "data" in entry:
         raise GatewayError(400, f"input '{name}' has both 'data' and 'binary_data_size'")
     elif datatype == "BYTES":
         elements = _split_bytes(name, blob, count)
     else:
-        dtype = np.dtype(KIND_OF[datatype]).newbyteorder("<")
+        dtype = np.dtype("<u2") if datatype == "BF16" else np.dtype(KIND_OF[datatype]).newbyteorder("<")
         if count * dtype.itemsize != len(blob):
             raise GatewayError(
                 400,
@@ -218,6 +233,8 @@ def _tensor(
 def _numbers(blob: memoryview, datatype: str, dtype: np.dtype[Any]) -> Column:
     if datatype == "BOOL":  # any byte but 0 is true; a numpy bool must be 0 or 1
         return np.frombuffer(blob, dtype=np.uint8).astype(bool)
+    if datatype == "BF16":  # the upper half of a float32
+        return (np.frombuffer(blob, dtype=dtype).astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(blob, dtype=dtype)
 
 
@@ -304,7 +321,7 @@ def _choices(outputs: Any, answer: Schema, binary: bool) -> Sequence[Choice]:
             wants = _parameters(entry, f"output '{name}'").get("binary_data", binary)
             chosen.append(Choice(name, wants is True))
     for choice in chosen:
-        if not choice.binary and datatype_of(answer[choice.name].type) == "FP16":
+        if not choice.binary and datatype_of(answer[choice.name].type) in NO_JSON:
             raise GatewayError(
                 400,
                 f"output '{choice.name}' is FP16, which has no JSON form",
@@ -314,11 +331,11 @@ def _choices(outputs: Any, answer: Schema, binary: bool) -> Sequence[Choice]:
 
 
 def encode(
-    names: Mapping[str, str], answer: Schema, columns: Mapping[str, Column], outputs: Sequence[Choice]
+    names: Mapping[str, Any], answer: Schema, columns: Mapping[str, Column], outputs: Sequence[Choice]
 ) -> tuple[bytes, int]:
     """The body of an answer and the length of its JSON part, 0 if it is JSON alone.
 
-    `names` are its leading members: model_name, model_version, id.
+    `names` are its leading members: model_name, model_version, id, parameters.
     """
     blobs: list[bytes] = []
     entries: list[dict[str, Any]] = []

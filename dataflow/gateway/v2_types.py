@@ -5,7 +5,7 @@ docs/reference/v2-types.md explains the table to users. N is the number of rows 
 =============================  ==========  ==================  ==========================================================
 field type                     datatype    shape               elements
 =============================  ==========  ==================  ==========================================================
-bool, int*, uint*, float*      BOOL, ...   [N] ([N, 1] taken)  numbers; FP16 has no JSON form
+bool, int*, uint*, float*      BOOL, ...   [N] ([N, 1] taken)  numbers; FP16 has no JSON form; BF16 (binary) is taken for float32, float64
 the same with a shape          BOOL, ...   [N, *shape]         row-major
 the same with free dimensions  BOOL, ...   [N, *dimensions]    ragged rows padded, parameter ``row_shapes`` says how
 timestamp                      INT64       [N]                 microseconds since 1970, UTC (BYTES: ISO 8601 taken too)
@@ -45,7 +45,9 @@ DATATYPE_OF: Final = {
     "timestamp": "INT64",
 }
 KIND_OF: Final = {datatype: kind for kind, datatype in DATATYPE_OF.items() if kind != "timestamp"}
-DATATYPES: Final = (*KIND_OF, "BYTES")
+DATATYPES: Final = (*KIND_OF, "BF16", "BYTES")
+# BF16 is no type of a contract: it is taken for float32 and float64, which hold all of it.
+NO_JSON: Final = ("FP16", "BF16")
 _JSON_TEXT: Final = ("list", "record")
 
 Parameters = Mapping[str, Any]
@@ -101,6 +103,8 @@ def fits(field_type: FieldType, datatype: str) -> bool:
         return True
     if field_type.kind == "timestamp":
         return datatype == "BYTES"
+    if datatype == "BF16":
+        return own in ("FP32", "FP64")
     if "BYTES" in {own, datatype} or "BOOL" in {own, datatype} or datatype not in KIND_OF:
         return False
     return bool(np.can_cast(np.dtype(KIND_OF[datatype]), np.dtype(KIND_OF[own]), "safe"))

@@ -376,8 +376,11 @@ def test_close_tells_who_still_waits() -> None:
 
 
 def test_metadata_and_health() -> None:
-    assert get("/v2").json()["extensions"] == ["binary_tensor_data"]
-    for path in ("/v2/health/live", "/livez", "/v2/health/ready", "/readyz", "/v2/models/sums/ready"):
+    assert "binary_tensor_data" in get("/v2").json()["extensions"]
+    for path in (
+        "/v2/health/live", "/livez", "/healthz", "/-/healthz", "/v2/health/ready", "/readyz", "/health", "/ping",
+        "/v2/models/sums/ready", "/v2/models/sums/versions/v7/ready", "/v1/models/sums",
+    ):  # fmt: skip
         assert get(path).status_code == 200
     assert get("/v2/models").json() == {"models": ["sums"]}
     model = get("/v2/models/sums").json()

@@ -15,6 +15,7 @@ from dataflow.core.batch import Batch, to_list
 from dataflow.core.errors import GatewayError
 from dataflow.core.schema import Column, Field, FieldType, Schema
 from dataflow.gateway import v2
+from dataflow.gateway.v2_types import fits
 
 PLACE = FieldType("record", fields=(Field("lat", FieldType("float64")), Field("tag", FieldType("string"))))
 ALL = Schema.of(
@@ -432,3 +433,25 @@ def test_binary_at_random(name: str, rows: int, blob: bytes) -> None:
     }
     text = orjson.dumps({"inputs": [tensor]})
     only_refuses(schema, text + blob, str(len(text)).encode())
+
+
+def test_bf16_is_taken_where_float32_and_float64_are() -> None:
+    halves = (np.array([1.5, -2.0, 3.140625, np.inf], np.float32).view(np.uint32) >> 16).astype("<u2")
+    for kind in ("float32", "float64"):
+        schema = Schema.of(v=kind)
+        said = {"name": "v", "datatype": "BF16", "shape": [4], "parameters": {"binary_data_size": 8}}
+        text = orjson.dumps({"inputs": [said]})
+        made = v2.decode(schema, schema, text + halves.tobytes(), str(len(text)).encode())
+        assert made.columns["v"].dtype == np.dtype(kind)
+        assert made.columns["v"].tolist() == [1.5, -2.0, 3.140625, np.inf]
+    with pytest.raises(GatewayError, match="BF16 has no JSON form"):
+        ask({"name": "v", "datatype": "BF16", "shape": [1], "data": [1]}, schema=Schema.of(v="float32"))
+    assert not fits(FieldType("float16"), "BF16")
+
+
+@pytest.mark.parametrize("name", ["timeout", "priority"])
+def test_schedule_parameters_are_counts(name: str) -> None:
+    assert ask(x(), schema=X, parameters={name: 2}).count == 1
+    for wrong in (-1, 1.5, "1", True):
+        with pytest.raises(GatewayError, match=f"parameter '{name}'"):
+            ask(x(), schema=X, parameters={name: wrong})
