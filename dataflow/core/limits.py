@@ -43,6 +43,8 @@ MAX_PENDING_REQUESTS: Final = 10_000
 MAX_REQUEST_ROWS: Final = 10_000
 # Body of one HTTP request.
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+# Requests of one gRPC stream that run at once: what a client sends beyond waits in its connection.
+MAX_STREAM_REQUESTS: Final = 64
 # A caller waits this long unless the pipeline or the request says otherwise; and never longer than the second.
 DEFAULT_DEADLINE_MS: Final = 30_000
 MAX_DEADLINE_MS: Final = 600_000

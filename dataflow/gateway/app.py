@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -48,11 +48,12 @@ log = logging.getLogger("dataflow.gateway")
 
 PRIVATE: Final = "private"
 Plans = Callable[[], Mapping[str, Plan]]
-# pipeline ("" if unknown), door (v2 | v1 | json | tap), HTTP status, seconds
+# pipeline ("" if unknown), door (v2 | v1 | json | grpc | tap), HTTP status, seconds
 Observe = Callable[[str, str, int, float], None]
 _TRACEPARENT: Final = headers.TRACEPARENT.encode()
 _DOORS: Final = {"infer": "v2", "plain": "json", "predict": "v1", "tap": "tap"}
-_HANDLERS: Final = {"infer": infer, "plain": plain, "predict": predict}
+Handler = Callable[[Exchange, PipelineDoor, Request, bytes, bool], Awaitable[Response]]
+_HANDLERS: Final[Mapping[str, Handler]] = {"infer": infer, "plain": plain, "predict": predict}
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Gateway:
         try:
             route, request.params = self._router.find(method, path)
             door = _DOORS.get(route.handler, "")
-            request.scopes = self._scopes(request, free=route.free)
+            request.scopes = self.scopes_of(request, free=route.free)
             answer = await self._answer(route, request)
         except GatewayError as error:
             answer = error_response(error)
@@ -160,11 +161,12 @@ class Gateway:
         else:
             await send_stream(send, receive, answer, STALL_S)
         if door:
-            self._note(door, request, answer, time.perf_counter() - began)
+            status = answer.status if isinstance(answer, Response) else 200
+            self.note(door, request, status, time.perf_counter() - began)
 
-    def _note(self, door: str, request: Request, answer: Response | Stream, seconds: float) -> None:
+    def note(self, door: str, request: Request, status: int, seconds: float) -> None:
+        """Count a request that is over, in HTTP's status whatever the door."""
         name = request.params.get("name") or request.params.get("pipeline", "")
-        status = answer.status if isinstance(answer, Response) else 200
         plan = self._plans().get(name)
         if plan is not None and door != "tap":
             took_ns = int(seconds * 1e9)
@@ -177,20 +179,7 @@ class Gateway:
     async def _answer(self, route: Route, request: Request) -> Response | Stream:
         handler = _HANDLERS.get(route.handler)
         if handler is not None:
-            door = self.door(request.params["name"], request.params.get("version"))
-            body = await request.body(self._budget)
-            try:
-                if self._tracing is None:
-                    return await handler(self.exchange, door, request, body, self.settings.detail)
-                with self._tracing.request(
-                    door.name, request.headers.get(_TRACEPARENT, b"").decode("latin-1")
-                ) as span:
-                    request.headers = {**request.headers, _TRACEPARENT: span.traceparent.encode()}
-                    answer = await handler(self.exchange, door, request, body, self.settings.detail)
-                    span.status = answer.status
-                    return answer
-            finally:
-                self._budget.used -= len(body)
+            return await self.run(handler, request)
         if route.handler == "tap":
             return await self._tap(request)
         if route.handler == "state":
@@ -203,6 +192,23 @@ class Gateway:
             text = await asyncio.to_thread(_needed(self._metrics, "metrics"))
             return Response(200, text, b"text/plain; version=0.0.4; charset=utf-8")
         return await tell(self, route.handler, request)
+
+    async def run(self, handler: Handler, request: Request) -> Response:
+        """A request to the pipeline of its params `name` and `version`, within the budget for bodies and traced."""
+        door = self.door(request.params["name"], request.params.get("version"))
+        body = await request.body(self._budget)
+        try:
+            if self._tracing is None:
+                return await handler(self.exchange, door, request, body, self.settings.detail)
+            with self._tracing.request(
+                door.name, request.headers.get(_TRACEPARENT, b"").decode("latin-1")
+            ) as span:
+                request.headers = {**request.headers, _TRACEPARENT: span.traceparent.encode()}
+                answer = await handler(self.exchange, door, request, body, self.settings.detail)
+                span.status = answer.status
+                return answer
+        finally:
+            self._budget.used -= len(body)
 
     @property
     def plans(self) -> Mapping[str, Plan]:
@@ -267,7 +273,7 @@ class Gateway:
             raise
         return Stream(tap.parts(self._taps.discard), b"text/event-stream; charset=utf-8")
 
-    def _scopes(self, request: Request, *, free: bool) -> frozenset[str]:
+    def scopes_of(self, request: Request, *, free: bool) -> frozenset[str]:
         """The scopes of the caller. Raises GatewayError 401 without a token where one is needed, 403 for strangers."""
         tokens = self.settings.tokens
         if not tokens:

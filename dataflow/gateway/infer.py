@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -10,6 +10,7 @@ import orjson
 from dataflow.core import headers
 from dataflow.core.errors import GatewayError
 from dataflow.core.limits import MAX_DEADLINE_MS
+from dataflow.core.schema import Column
 from dataflow.gateway import v2
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Ask, Exchange
@@ -35,20 +36,25 @@ async def infer(
     A row without an answer fails the request, unless it is chosen that the answer's parameter ``row_errors`` names it.
     """
     call = v2.decode(door.request, door.answer, body, request.headers.get(v2.HEADER_LENGTH))
+    names, columns, shown = await run_call(exchange, door, request, call, detail)
+    return _response(door, call.outputs, names, columns, shown)
+
+
+# The leading members of an answer, its columns, and the headers that go with it.
+Parts = tuple[dict[str, Any], dict[str, Column], tuple[tuple[bytes, bytes], ...]]
+
+
+async def run_call(
+    exchange: Exchange, door: PipelineDoor, request: Request, call: v2.InferRequest, detail: bool
+) -> Parts:
+    """A decoded V2 request, whatever it came as, run. Raises GatewayError as `infer`."""
     request.rows = call.count
     caller_id = call.id or caller_id_of(request)
     whole = whole_of(request, default=True, asked=call.row_errors)
     ask = ask_of(door, request, exchange.clock_ms(), caller_id, -(-call.timeout_us // 1000), whole=whole)
     pending = await exchange.ask(door, call.columns, call.count, ask)
-    return v2_answer(
-        door,
-        call.outputs,
-        caller_id,
-        pending.request_id,
-        pending.record_ids,
-        pending.results,
-        detail,
-        whole=whole,
+    return _parts(
+        door, caller_id, pending.request_id, pending.record_ids, pending.results, detail, whole=whole
     )
 
 
@@ -64,6 +70,20 @@ def v2_answer(
     whole: bool,
 ) -> Response:
     """The answer to a V2 request from the replies to its rows. Raises GatewayError as `infer`."""
+    parts = _parts(door, caller_id, request_id, record_ids, replies, detail, whole=whole)
+    return _response(door, outputs, *parts)
+
+
+def _parts(
+    door: PipelineDoor,
+    caller_id: str,
+    request_id: bytes,
+    record_ids: Sequence[bytes],
+    replies: Sequence[Reply | None],
+    detail: bool,
+    *,
+    whole: bool,
+) -> Parts:
     names: dict[str, Any] = {
         "model_name": door.name, "model_version": door.version, "id": caller_id or request_id.decode(),
     }  # fmt: skip
@@ -79,8 +99,17 @@ def v2_answer(
         columns = door.columns_with_gaps(good)
         # Parameters are texts, numbers or truths.
         names["parameters"] = {ROW_ERRORS: orjson.dumps(errors).decode()}
+    return names, columns, ((RECORD_ID_HEADER, request_id),)
+
+
+def _response(
+    door: PipelineDoor,
+    outputs: Sequence[v2.Choice],
+    names: Mapping[str, Any],
+    columns: Mapping[str, Column],
+    shown: tuple[tuple[bytes, bytes], ...],
+) -> Response:
     answer, header_length = v2.encode(names, door.answer, columns, outputs)
-    shown = ((RECORD_ID_HEADER, request_id),)
     if header_length:
         length = (b"inference-header-content-length", str(header_length).encode())
         return Response(200, answer, BINARY, (*shown, length))
