@@ -44,8 +44,8 @@ class EventTimeSettings(Settings):
     idle_timeout: Duration | None = Setting(
         default=None,
         description=(
-            "An input that brought no record for so long is not waited for; while all are silent, event time goes on with "
-            "the wall clock. Default: an input is waited for however long it is silent."
+            "An input that brought no record for so long is not waited for, if none of it lies unread; while all are silent, "
+            "event time goes on with the wall clock. Default: an input is waited for however long it is silent."
         ),
     )
 
@@ -127,6 +127,7 @@ class EventClock:
             latest = mark if mark == BEFORE_ALL_MS else mark + self.delay_ms
             return Progress(latest, _NEVER, port, None)
         inputs = self._load(state)
+        self._wake(inputs, state)
         mine = inputs.by_port[port]
         mine.heard_ms, mine.idle, inputs.pace = state.now_ms, False, None
         others = [i.latest_ms for name, i in inputs.by_port.items() if name != port and not i.idle]
@@ -155,6 +156,7 @@ class EventClock:
             for one in inputs.by_port.values():
                 one.heard_ms = now_ms
             inputs.pace = None if inputs.pace is None else (now_ms, state.watermark_ms)
+        self._wake(inputs, state)
         for one in inputs.by_port.values():
             one.idle = one.idle or now_ms - one.heard_ms >= self._idle_ms
         waited = [one.latest_ms for one in inputs.by_port.values() if not one.idle]
@@ -170,6 +172,13 @@ class EventClock:
         state.advance(mark)
         inputs.armed_ms = None
         self._save(inputs, state)
+
+    @staticmethod
+    def _wake(inputs: _Inputs, state: KeyedState) -> None:
+        """An input of which records lie unread is not silent: it is this worker that did not listen."""
+        for port, one in inputs.by_port.items():
+            if state.unread(port):
+                one.heard_ms, one.idle = state.now_ms, False
 
     def wait(self, state: KeyedState) -> None:
         """After `look`, and when the event timers that were due have fired: set the timer for the next look."""

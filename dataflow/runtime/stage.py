@@ -129,8 +129,7 @@ class StageLoop:
     @property
     def due_ms(self) -> int | None:
         """When the next retry is due, None when there is none."""
-        times = [due for t in self._tasks.values() if (due := t.work_ms) is not None]
-        return min(times, default=None)
+        return min((due for t in self._tasks.values() if (due := t.work_ms) is not None), default=None)
 
     @property
     def timer_ms(self) -> int | None:
@@ -230,6 +229,7 @@ class StageLoop:
             if task.full and partition not in self.paused:
                 self.paused.add(partition)
                 self._consumer.pause(self._owned[partition])
+                task.unread.lose_sight()
             elif partition in self.paused and not task.full:
                 self.paused.discard(partition)
                 self._consumer.resume(self._owned[partition])

@@ -33,6 +33,7 @@ from dataflow.runtime.intake import Intake
 from dataflow.runtime.keeping import Keeper, StatePlace
 from dataflow.runtime.letters import letters_of
 from dataflow.runtime.offsets import OffsetTracker
+from dataflow.runtime.unread import Unread
 from dataflow.runtime.writer import EdgeWriter, send_dead_letter, send_refusal, send_reply
 from dataflow.transport.api import Consumer, Message, Position, Producer, TransactionalProducer
 
@@ -94,6 +95,7 @@ class Task:
         self._keeper = keeper
         self._clockwork = None if keeper is None else Clockwork(stage.program, keeper.state)
         self._timers_ran = False
+        self.unread = Unread(stage.program, stage.intakes, [p for p in stage.seeds if p[1] == partition])
         self.offsets = OffsetTracker()
 
     @property
@@ -152,10 +154,16 @@ class Task:
     def take(self, position: Position, messages: Sequence[Message]) -> None:
         """Records of one partition, in log order, following those taken before."""
         self._backlog.append((position, messages))
+        self.unread.read(position, end=False)
 
     def take_end(self, position: Position, end: int) -> None:
         """All of the partition before `end` was taken: what lies there beyond the last record is no record."""
-        self._backlog.append((position, end))
+        self.unread.read(position, end=True)
+        last = next((taken for p, taken in reversed(self._backlog) if p == position), None)
+        if last is None:
+            self._pass(position, end)
+        elif isinstance(last, int) or last[-1].offset() + 1 < end:
+            self._backlog.append((position, end))
 
     def drain(self) -> None:
         """All inputs of the stage have ended: what is held and what waits for time comes out, in later steps."""
@@ -169,8 +177,9 @@ class Task:
         """
         self.collect()  # what is known to be refused ends the task before it writes more
         if self._running is None:
-            if self._clockwork is not None:
+            if self._clockwork is not None and self._keeper is not None:
                 self._clockwork.begin(now_ms)
+                self.unread.tell(self._keeper.state, {p for p, _ in self._backlog})
             # Timers that set themselves again and again leave every second turn to the records.
             if self._clockwork is None or (self._timers_ran and self._backlog):
                 self._timers_ran = False
@@ -231,8 +240,7 @@ class Task:
         intake = stage.intakes[topic]
         seed = stage.seeds.get(position, 0) or ids.seed_of("", topic, partition)
         batch, ended = intake.read(messages, seed, now_ms, honour_deadlines=stage.on_answer_path)
-        end = messages[-1].offset() + 1
-        self._passed[position] = end
+        end = self._passed[position] = messages[-1].offset() + 1
         ticket = self.offsets.begin({position: end})
         stage.metrics.records += len(messages)
         stage.metrics.expired += sum(e.reason == headers.STATUS_EXPIRED for e in ended)

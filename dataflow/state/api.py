@@ -38,6 +38,10 @@ class KeyedState(Protocol):
         """The largest time given to `advance`; BEFORE_ALL_MS at first. It comes back with the state."""
         ...
 
+    def unread(self, port: str) -> bool:
+        """Whether an input may have records that this node was not given: in Kafka, or waiting behind a slow batch."""
+        ...
+
     def get(self, key: bytes, name: str, default: Any = None) -> Any:
         """The value, `default` if there is none or its time to live is over."""
         ...

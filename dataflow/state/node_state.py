@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Set
 from functools import partial
 from typing import Any, Final
 
@@ -38,11 +39,12 @@ _CARRIED: Final = (
 
 
 class NodeState:
-    """KeyedState of a node; see there. `now_ms` is set by the task."""
+    """KeyedState of a node; see there. `now_ms` and `unread_ports`, as (node, port), are set by the task."""
 
     def __init__(self, name: str, layers: Layers) -> None:
         self.name = name
         self.now_ms = 0
+        self.unread_ports: Set[tuple[str, str]] = frozenset()
         self._layers = layers
         self._values = changelog.head_of(VALUE, name)
         self._timers = changelog.head_of(TIMER, name)
@@ -58,6 +60,9 @@ class NodeState:
     @property
     def watermark_ms(self) -> int:
         return self._watermark_ms
+
+    def unread(self, port: str) -> bool:
+        return (self.name, port) in self.unread_ports
 
     def get(self, key: bytes, name: str, default: Any = None) -> Any:
         entry = self._values + pack_length(len(key)) + key + self._encoded(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from dataflow.core import limits
@@ -35,6 +35,7 @@ class TaskState:
         self._place = f"{topic} [{partition}]"
         self._layers = Layers(store)
         self._nodes: dict[str, NodeState] = {}
+        self._unread: Set[tuple[str, str]] = frozenset()
         self._now_ms = store.opened_ms
         self._saved_ms = 0
         self._next_offset = store.next_offset
@@ -64,7 +65,7 @@ class TaskState:
         if node is None:
             self._end_restore()
             node = self._nodes[name] = NodeState(name, self._layers)
-            node.now_ms = self._now_ms
+            node.now_ms, node.unread_ports = self._now_ms, self._unread
             self._track([c for c in self._layers.changed_timers() if decode_key(c[0]).node == name])
         return node
 
@@ -84,6 +85,12 @@ class TaskState:
             node.now_ms = now_ms
             if released:
                 node.release()
+
+    def unread(self, ports: Set[tuple[str, str]]) -> None:
+        """Input ports, as (node, port), that may have records which their nodes were not given yet."""
+        self._unread = ports
+        for node in self._nodes.values():
+            node.unread_ports = ports
 
     def settle(self) -> None:
         """The batch or firing is over: its changes go with the next commit."""

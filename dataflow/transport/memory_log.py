@@ -239,6 +239,7 @@ class MemoryConsumer:
         self._rebalance: Rebalance | None = None
         self._positions: dict[Position, int] = {}
         self._paused: set[Position] = set()
+        self._ended: dict[Position, int] = {}
         self._next = 0
         self.subscribed: tuple[str, ...] = ()
         self.target: set[Position] = set()
@@ -342,7 +343,12 @@ class MemoryConsumer:
         return {p: self._positions.get(p) for p in positions}
 
     def ends(self) -> dict[Position, int]:
-        return {}  # every offset of this log is a record: its end is where the last one was polled
+        with self._fabric.changed:
+            unpaused = {p: at for p, at in self._positions.items() if p not in self._paused}
+            reached = {p: at for p, at in unpaused.items() if self._fabric.partition(p).end == at}
+        # What has got more, or was paused, is told again.
+        before, self._ended = self._ended, reached
+        return {p: at for p, at in reached.items() if before.get(p) != at}
 
     def close(self) -> None:
         if self._group is None or self._rebalance is None:

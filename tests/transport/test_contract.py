@@ -208,6 +208,34 @@ def test_paused_partition_is_silent_and_loses_nothing(fabric: Fabric, unique: st
     consumer.close()
 
 
+def test_an_end_is_told_when_it_is_reached_and_again_after_a_pause(fabric: Fabric, unique: str) -> None:
+    """Whether an input is silent is known by this: of what is paused it is not known, and of what is not, it is."""
+    fabric.admin().create(unique, 2, {})
+    consumer = fabric.consumer(f"{unique}.group")
+    consumer.subscribe([unique], Owner())
+    told: dict[Position, int] = {}
+
+    def reached(wanted: dict[Position, int]) -> bool:
+        consumer.poll(10, 0.05)
+        told.update(consumer.ends())
+        return told == wanted
+
+    first, second = (unique, 0), (unique, 1)
+    wait_for(lambda: reached({first: 0, second: 0}), "the ends of two empty partitions")
+    consumer.poll(10, 0)
+    assert consumer.ends() == {}, "an end is told once"
+    fill(fabric, unique, [b"a", b"b"])
+    told.clear()
+    wait_for(lambda: reached({first: 2}), "the end after two records")
+    told.clear()
+    consumer.pause([first, second])
+    consumer.poll(10, 0.05)
+    assert consumer.ends() == {}
+    consumer.resume([first, second])
+    wait_for(lambda: reached({first: 2, second: 0}), "both ends again")
+    consumer.close()
+
+
 def test_a_committed_offset_that_left_the_log_is_loud(fabric: Fabric, unique: str) -> None:
     fabric.admin().create(unique, 1, {})
     fill(fabric, unique, [b"x"])
