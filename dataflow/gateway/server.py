@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Collection, Generator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Collection, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from dataflow.core.errors import DataflowError
 from dataflow.core.limits import MAX_DEADLINE_MS
 from dataflow.gateway.app import Gateway, is_loopback
+
+if TYPE_CHECKING:
+    from dataflow.gateway.grpc_server import GrpcServer
 
 # Connections waiting to be accepted: a burst of callers must not be refused by the system.
 _BACKLOG: Final = 2_048
@@ -62,6 +66,29 @@ def check_exposure(host: str, tokens: Collection[str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class GrpcDoorAt:
+    """Where the gRPC door is opened beside HTTP, on the same host; `started` is told the port, a free one for 0."""
+
+    port: int
+    started: Callable[[int], None] = lambda _: None
+
+
+@contextlib.asynccontextmanager
+async def _grpc_door(gateway: Gateway, host: str, at: GrpcDoorAt | None) -> AsyncIterator[GrpcServer | None]:
+    if at is None:
+        yield None
+        return
+    from dataflow.gateway.grpc_server import GrpcServer
+
+    door = GrpcServer(gateway)
+    try:
+        at.started(await door.start(host, at.port))
+        yield door
+    finally:
+        await door.stop()
+
+
 async def serve(
     gateway: Gateway,
     host: str,
@@ -69,12 +96,13 @@ async def serve(
     stop: asyncio.Event,
     started: Callable[[int], None] | None = None,
     reserved: socket.socket | None = None,
+    grpc: GrpcDoorAt | None = None,
 ) -> None:
     """Serve until `stop` is set; then refuse new requests, answer those in flight, and end.
 
     `started` is told the port once requests are taken; `reserved` is what `bind(host, port)` gave before. Starts and
-    closes the gateway and the socket. Raises DataflowError for a host that is not loopback while no token is set, and
-    for an address that cannot be had.
+    closes the gateway and the socket; `grpc` opens that door as well. Raises DataflowError for a host that is not loopback
+    while no token is set, and for an address that cannot be had.
     """
     check_exposure(host, gateway.settings.tokens)
     listening = reserved or bind(host, port)
@@ -94,18 +122,21 @@ async def serve(
                 timeout_graceful_shutdown=MAX_DEADLINE_MS // 1000,
             )
         )
-        running = asyncio.create_task(server.serve(sockets=[listening]))
-        ending = asyncio.create_task(stop.wait())
-        if started is not None:
-            while not server.started and not running.done():
-                await asyncio.sleep(0.005)
-            started(int(listening.getsockname()[1]))
-        await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        draining = asyncio.create_task(gateway.drain())
-        server.should_exit = True
-        await running
-        await draining
+        async with _grpc_door(gateway, host, grpc) as beside:
+            running = asyncio.create_task(server.serve(sockets=[listening]))
+            ending = asyncio.create_task(stop.wait())
+            if started is not None:
+                while not server.started and not running.done():
+                    await asyncio.sleep(0.005)
+                started(int(listening.getsockname()[1]))
+            await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            draining = asyncio.create_task(gateway.drain())
+            if beside is not None:
+                beside.refuse()
+            server.should_exit = True
+            await running
+            await draining
     finally:
         await gateway.close()
         listening.close()
