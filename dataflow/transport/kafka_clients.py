@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import confluent_kafka as ck
@@ -26,6 +28,9 @@ log = logging.getLogger("dataflow.kafka")
 
 # A member that the group refused learns with a heartbeat or two that it has lost its partitions.
 MAX_FENCED_S: Final = 10.0
+# Where nobody waits, a commit whose answer does not come by then is sent again: around the death of a coordinator the
+# client may never give one, and without new records there would be no other commit.
+COMMIT_ANSWER_S: Final = 5.0
 
 
 class KafkaProducer:
@@ -70,13 +75,22 @@ class KafkaProducer:
         self.client.close()
 
 
+@dataclass(slots=True)
+class _Asked:
+    """The newest offset of a partition that is to be committed, not known to be, and when it is sent again: 0 is now.
+
+    It goes along with the next commit then. Always the newest: an older one after it would lead back.
+    """
+
+    offset: int
+    again_s: float
+
+
 class KafkaConsumer:
     def __init__(self, settings: Mapping[str, Any], start: int) -> None:
         self.client = ck.Consumer({**settings, "on_commit": self._on_commit}, logger=log)
         self._start = start
-        # Offsets that the broker refused without anybody waiting: they go along with the next commit.
-        self._refused: dict[Position, int] = {}
-        self._asked: dict[Position, int] = {}  # the newest offset that was sent to be committed
+        self._asked: dict[Position, _Asked] = {}
         self._gone: set[Position] = set()
         self._starts: dict[Position, int] = {}
         self._topics: tuple[str, ...] = ()
@@ -147,7 +161,6 @@ class KafkaConsumer:
         for position in _positions(partitions):
             self._ends.pop(position, None)
             self._new_ends.pop(position, None)
-            self._refused.pop(position, None)
             self._asked.pop(position, None)
             self._starts.pop(position, None)
             self._gone.add(position)
@@ -215,11 +228,15 @@ class KafkaConsumer:
         self.client.seek(ck.TopicPartition(*position, offset))
 
     def commit(self, offsets: Mapping[Position, int], *, wait: bool) -> None:
-        refused, self._refused = self._refused, {}
-        partitions = [ck.TopicPartition(t, p, o) for (t, p), o in {**refused, **offsets}.items()]
-        if not partitions:
+        now_s = time.monotonic()
+        again = {p: a.offset for p, a in self._asked.items() if now_s >= a.again_s}
+        if silent := [p for p in again if self._asked[p].again_s]:
+            log.warning("no answer to a commit of %s within %.0f s: sent again", silent, COMMIT_ANSWER_S)
+        asked = {**again, **offsets}
+        if not asked:
             return
-        self._asked.update({(p.topic, p.partition): p.offset for p in partitions})
+        self._asked.update({p: _Asked(offset, now_s + COMMIT_ANSWER_S) for p, offset in asked.items()})
+        partitions = [ck.TopicPartition(t, p, offset) for (t, p), offset in asked.items()]
         try:
             done = self.client.commit(offsets=partitions, asynchronous=not wait)
         except ck.KafkaException as error:
@@ -227,21 +244,26 @@ class KafkaConsumer:
         for partition in done or ():
             if partition.error is not None:  # of some partitions only: the client does not raise then
                 raise translated(partition.error, f"committing the offset of {partition.topic}")
+        if wait:
+            self._on_commit(None, partitions)
 
     def _on_commit(self, error: ck.KafkaError | None, partitions: Sequence[ck.TopicPartition]) -> None:
         for partition in partitions:
             position = (partition.topic, partition.partition)
-            found = partition.error or error
+            asked, found = self._asked.get(position), partition.error or error
+            if asked is None:  # let go of since
+                continue
             if found is None:
-                if self._refused.get(position, -1) <= partition.offset:
-                    self._refused.pop(position, None)
-            elif partition.offset < self._asked.get(position, -1):
-                pass  # a later one is on its way: after it this one would lead back
+                if partition.offset >= asked.offset:
+                    del self._asked[position]
+            elif 0 <= partition.offset < asked.offset:
+                pass  # a later one is on its way
             elif found.code() == ck.KafkaError.STALE_MEMBER_EPOCH or found.code() not in FENCED:
                 # With an epoch out of date the partition may be ours all the same: the next heartbeat tells.
-                self._refused[position] = max(partition.offset, self._refused.get(position, -1))
-            elif self._fenced_s is None:  # whoever is fenced has lost its partitions, and is told so
-                self._fenced_s = time.monotonic()
+                asked.again_s = 0.0
+            else:  # whoever is fenced has lost its partitions, and is told so
+                asked.again_s = math.inf
+                self._fenced_s = self._fenced_s or time.monotonic()
 
     def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self._committed([ck.TopicPartition(*p) for p in positions])

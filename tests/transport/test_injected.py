@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import confluent_kafka as ck
 import pytest
 
 from dataflow.core.errors import FencedError, OffsetOutOfRangeError, TransportError
-from dataflow.transport import kafka_transactions
+from dataflow.transport import kafka_clients, kafka_transactions
 from dataflow.transport.api import EARLIEST, Position
 from dataflow.transport.kafka import KafkaFabric
 from dataflow.transport.kafka_clients import KafkaConsumer
@@ -299,6 +300,40 @@ def test_an_offset_refused_for_now_is_committed_later(
         return consumer.committed([PLACE]) == {PLACE: 7}
 
     wait_for(through, "the commit")
+
+
+def test_a_commit_that_is_never_answered_is_sent_again(
+    consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only where nothing newer is to be committed does anybody notice."""
+    monkeypatch.setattr(kafka_clients, "COMMIT_ANSWER_S", 0.001)
+    client = consumer.client
+    consumer.client = Lost()
+    consumer.commit({PLACE: 5}, wait=False)
+    consumer.commit({PLACE: 7}, wait=False)
+    consumer.client = client
+
+    def through() -> bool:
+        consumer.poll(1, 0.05)
+        consumer.commit({}, wait=False)
+        return consumer.committed([PLACE]) == {PLACE: 7}
+
+    wait_for(through, "the commit")
+    assert f"no answer to a commit of [{PLACE}]" in caplog.text
+    monkeypatch.undo()
+    consumer.commit({}, wait=False)
+    consumer.poll(1, 0.05)
+    asked: list[object] = []
+    monkeypatch.setattr(consumer, "client", SimpleNamespace(commit=lambda **told: asked.append(told)))
+    consumer.commit({}, wait=False)
+    monkeypatch.undo()
+    assert not asked, "what was answered is not sent for ever"
+
+
+class Lost:
+    """A client that takes commits and never says what became of them."""
+
+    def commit(self, *, offsets: object, asynchronous: bool) -> None: ...
 
 
 def test_a_member_that_the_group_forgot_loses_its_partitions(
