@@ -47,7 +47,7 @@ def settings(seed: int, records: int, *, quick: bool) -> Settings:
     sizes = QUICK_SIZES if quick else FULL_SIZES
     if records:
         sizes = replace(sizes, records=records)
-    return Settings(seed, sizes, QUICK if quick else FULL, 110.0 if quick else 940.0)
+    return Settings(seed, sizes, QUICK if quick else FULL, 110.0 if quick else 880.0)
 
 
 def run(
