@@ -26,6 +26,7 @@ from ._python_columns import settle_columns, settle_own
 from ._python_contract import ASYNC_CALLS, PythonCall, PythonStateful, annotated
 from ._python_keyed import KeyedCalls
 from ._python_rows import Lost, Shape, lost_by, report, settle_rows
+from ._python_timed import TimedCalls
 
 
 class PythonNode:
@@ -57,6 +58,7 @@ class PythonNode:
         self._call: Callable[..., Any] = _not_open
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: ThreadPoolExecutor | None = None
+        self._timed: TimedCalls | None = None
         self._concurrency = settings.concurrency or 1
         self._asynchronous = self._user.asynchronous
         self.keyed = self._user.keyed
@@ -81,17 +83,24 @@ class PythonNode:
         self._call = function if isinstance(target, type) or not arguments else partial(function, **arguments)
         if asynchronous:
             self._concurrency = self._settings.concurrency or ASYNC_CALLS
+        elif self._settings.timeout_ms is not None:
+            name = f"{self._context.pipeline}/{self._context.node}"
+            guarded = partial(_guarded, self._call, self._folder)
+            limit_ms, calls = self._settings.timeout_ms, self._concurrency
+            self._timed = TimedCalls(name, guarded, limit_ms, calls, self._folder)
         elif self._concurrency > 1:
             self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix=self._context.node)
         if self.keyed:
             self._keyed = self._keyed_calls()
 
     def close(self) -> None:
-        """Call the instance's `close`, then release threads and loop."""
+        """Call the instance's `close`, then release threads and loop. A call that was left behind goes on."""
         try:
             if self._instance is not None and hasattr(self._instance, "close"):
                 self._finish(self._instance.close())
         finally:
+            if self._timed is not None:
+                self._timed.close()
             if self._threads is not None:
                 self._threads.shutdown()
             if self._loop is not None:
@@ -157,6 +166,10 @@ class PythonNode:
         if self._asynchronous:
             assert self._loop is not None
             return self._loop.run_until_complete(self._gather(rows, contexts))
+        if self._timed is not None:
+            return self._timed.results(
+                [(row,) for row in rows] if contexts is None else list(zip(rows, contexts, strict=True))
+            )
         if self._threads is not None:
             guarded = partial(_guarded, self._call, self._folder)
             return list(

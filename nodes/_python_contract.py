@@ -43,7 +43,10 @@ class PythonCall(Settings):
     timeout_ms: int | None = Setting(
         default=None,
         ge=1,
-        description="Longest time of one call of an async function; a row beyond it fails and may be retried.",
+        description=(
+            "Longest time of one call; a row beyond it fails and may be retried. A call of an async function is ended; any other "
+            "runs in a thread, goes on with what it does, and nobody waits for it."
+        ),
     )
 
 
@@ -106,9 +109,15 @@ def _check_arguments(settings: PythonCall, user: UserCallable) -> None:
             if is_row_context
             else "give it under arguments:, or a default",
         )
-    if settings.timeout_ms is not None and not user.asynchronous:
+    if settings.timeout_ms is not None and user.array_wise:
         raise ContractError(
-            f"timeout_ms: {user.ref} is not async, and a running thread cannot be stopped",
+            f"timeout_ms: {user.ref} takes a whole batch at once",
+            path=("with", "timeout_ms"),
+            hint="remove it, or write a function of one row",
+        )
+    if settings.timeout_ms is not None and user.keyed and not user.asynchronous:
+        raise ContractError(
+            f"timeout_ms: {user.ref} has state and is not async: a call that cannot be ended would go on changing it",
             path=("with", "timeout_ms"),
             hint="write `async def`, or use the timeouts of the client it calls",
         )

@@ -74,6 +74,10 @@ class NodeError(DataflowError):
     """A node broke its contract, e.g. did not account for a row."""
 
 
+class NodeBrokenError(NodeError):
+    """A node cannot go on: no row is to blame. Its stage ends without a commit and begins anew."""
+
+
 class StateError(DataflowError):
     """Keyed state cannot be read or kept: a record of a changelog that is none, a local file that failed."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dataflow.core import ids
 from dataflow.core.batch import Batch, Indices, Row, concatenate, made_source, read_order
-from dataflow.core.errors import NodeError
+from dataflow.core.errors import NodeBrokenError, NodeError
 from dataflow.core.outcomes import UNTOUCHED, Emission, Ending, Loss, Out
 from dataflow.core.schema import Schema
 from dataflow.core.visits import visits_of, with_visits
@@ -151,7 +151,7 @@ class NodeRunner:
         return NodeResult(emitted, out.dropped, out.failed, out.held, out.endings)
 
     def _timed(self, batch: Batch, out: Out, call: Callable[[Out], None]) -> BaseException | None:
-        """Call the node; what it raised."""
+        """Call the node; what it raised. Raises NodeBrokenError, which is no row's failure."""
         raised: BaseException | None = None
         started = time.perf_counter()
         try:
@@ -160,6 +160,8 @@ class NodeRunner:
             else:
                 with self._tracing.node(self.plan.name, self.plan.kind, len(batch)):
                     call(out)
+        except NodeBrokenError:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  (user code: whatever comes is the rows' failure)
             raised = error
         metrics = self.metrics

@@ -290,7 +290,13 @@ class TestRowWise:
 class TestCallContext:
     @pytest.mark.parametrize(
         ("form", "settings"),
-        [("def", {}), ("def", {"concurrency": 3}), ("async def", {}), ("async def", {"timeout_ms": 60_000})],
+        [
+            ("def", {}),
+            ("def", {"concurrency": 3}),
+            ("def", {"timeout_ms": 60_000}),
+            ("async def", {}),
+            ("async def", {"timeout_ms": 60_000}),
+        ],
     )
     def test_id_key_and_attempt(self, tmp_path: Path, form: str, settings: dict[str, int]) -> None:
         (tmp_path / "code.py").write_text(
@@ -610,7 +616,11 @@ class TestContract:
             ),
             ("def f(row, a) -> Row: ...", {}, ("with", "arguments"), "code.f needs an argument 'a'"),
             ("def f(batch: Batch, context) -> Row: ...", {}, ("with", "arguments"), "batch.ids"),
-            ("def f(row) -> Row: ...", {"timeout_ms": 5}, ("with", "timeout_ms"), "is not async"),
+            ("def f(b: Batch) -> Row: ...", {"timeout_ms": 5}, ("with", "timeout_ms"), "takes a whole batch at once"),
+            (
+                "def f(row, context: KeyedContext) -> Row: ...", {"timeout_ms": 5}, ("with", "timeout_ms"),
+                "has state and is not async: a call that cannot be ended would go on changing it",
+            ),
             ("def f(b: Batch) -> Row: ...", {"concurrency": 5}, ("with", "concurrency"), "whole batch at once"),
         ],
     )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from dataflow.codecs import codec_for
 from dataflow.control.deploy import deploy
 from dataflow.core import limits
-from dataflow.core.errors import TransportError
+from dataflow.core.errors import NodeBrokenError, TransportError
 from dataflow.planner.plan import Plan
 from dataflow.registry import Registry
 from dataflow.runtime.stage import StageLoop
@@ -76,18 +76,22 @@ class Interrupt(BaseException):
 class Torn:
     """Breaks the loop itself, once."""
 
-    broken = False
+    error: BaseException | None = None
 
     def __init__(self, settings: Settings, context: NodeContext) -> None: ...
 
     def process(self, batch: Batch, out: Out, port: str = "in") -> None:
-        if not Torn.broken and "break" in batch["do"].tolist():
-            Torn.broken = True
-            raise Interrupt
+        error, Torn.error = Torn.error, None
+        if error is not None and "break" in batch["do"].tolist():
+            raise error
         out.emit(batch)
 
 
-def test_after_an_error_in_the_loop_nothing_more_is_committed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [Interrupt(), NodeBrokenError("it cannot go on")], ids=["any", "a node's own"]
+)
+def test_after_an_error_in_the_loop_nothing_more_is_committed(tmp_path: Path, error: BaseException) -> None:
+    Torn.error = error
     registry = Registry.of(Torn)
     plan = make_plan(
         tmp_path,
@@ -99,9 +103,10 @@ def test_after_an_error_in_the_loop_nothing_more_is_committed(tmp_path: Path) ->
     with ExitStack() as stack:
         loop = stages.loop()
         loop.open(stack)
-        with pytest.raises(Interrupt):
+        with pytest.raises(type(error)):
             loop.turn(0)
     assert stages.committed() == 0
+    assert stages.numbers("p.a") == []
     with ExitStack() as stack:
         loop = stages.loop()
         loop.open(stack)
