@@ -48,6 +48,19 @@ MAX_STREAM_REQUESTS: Final = 64
 # A caller waits this long unless the pipeline or the request says otherwise; and never longer than the second.
 DEFAULT_DEADLINE_MS: Final = 30_000
 MAX_DEADLINE_MS: Final = 600_000
+# A caller who comes back for the answer: how long the request may run unless it says otherwise, and at most; what was
+# accepted and answered is kept for twice that, so that an answer that came last is there for a day.
+ASYNC_DEADLINE_MS: Final = 3_600_000
+MAX_ASYNC_DEADLINE_MS: Final = 24 * 3_600_000
+REQUEST_RETENTION_MS: Final = 2 * MAX_ASYNC_DEADLINE_MS
+# The same idempotency key means the same request for so long; each gateway knows all keys of that time, 0.5 kB each, and
+# refuses more.
+IDEMPOTENCY_TTL_MS: Final = 24 * 3_600_000
+MAX_IDEMPOTENCY_KEYS: Final = 200_000
+# A request that was claimed by a key and is not sent after this is left over from a gateway that died: it is sent again.
+IDEMPOTENCY_LEASE_MS: Final = 15_000
+# Callers at once who wait for answers that are looked for in the log: each is a consumer.
+MAX_LOOKUPS: Final = 16
 # Concurrent calls of an async node within one batch.
 MAX_ASYNC_CALLS: Final = 64
 # A broadcast lookup table in memory: beyond it the stage refuses to start instead of being killed later.

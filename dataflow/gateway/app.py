@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import orjson
@@ -36,6 +36,7 @@ from dataflow.gateway.http import (
 from dataflow.gateway.infer import infer
 from dataflow.gateway.model_info import Statistics
 from dataflow.gateway.plain import plain, predict
+from dataflow.gateway.requests import KEY_HEADER, PREFER, RequestsDoor, wanted
 from dataflow.gateway.routes import Route, Router
 from dataflow.gateway.state_view import StateDoor
 from dataflow.gateway.tap_events import WriterOf
@@ -116,6 +117,7 @@ class Gateway:
         self._doors: dict[str, PipelineDoor] = {}
         self._taps: set[Tap] = set()
         self._state = StateDoor(fabric)
+        self._requests = RequestsDoor(fabric, self.exchange.clock_ms)
 
     async def start(self) -> None:
         """Connect. Raises TransportError when the broker or the reply partition is not there."""
@@ -132,6 +134,7 @@ class Gateway:
         for tap in list(self._taps):
             tap.close()
         await self._state.close()
+        await self._requests.close()
         await self.exchange.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,9 +182,15 @@ class Gateway:
     async def _answer(self, route: Route, request: Request) -> Response | Stream:
         handler = _HANDLERS.get(route.handler)
         if handler is not None:
+            if (PREFER in request.headers or KEY_HEADER in request.headers) and wanted(request):
+                handler = partial(self._requests.take, route.handler)
             return await self.run(handler, request)
         if route.handler == "tap":
             return await self._tap(request)
+        if route.handler == "request":
+            return await self._requests.find(
+                request.params["id"], request, self.door, detail=self.settings.detail
+            )
         if route.handler == "state":
             plan = self._plan(request.params["pipeline"])
             private = PRIVATE in request.scopes

@@ -75,6 +75,12 @@ _SCHEMAS: Final[dict[str, Any]] = {
 }
 
 _SCHEMAS_MORE: Final[dict[str, Any]] = {
+    "Pending": {
+        "type": "object",
+        "properties": {
+            name: {"type": "string"} for name in ("id", "status", "pipeline", "accepted_at", "deadline")
+        },
+    },
     "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
     "PredictRequest": {
         "type": "object",
@@ -185,12 +191,16 @@ def _operation(route: Route) -> dict[str, Any]:
     made["responses"] = {"200": {"description": "done", "content": content}, **_failures()}
     if parameters:
         made["parameters"] = parameters
+    if route.handler in ("infer", "plain", "predict"):
+        _accepting(made)
+    elif route.handler == "request":
+        made["responses"] |= {"202": _accepted(), "410": {"description": "the contract was changed since"}}
     made["security"] = [] if route.free else [{"token": []}, {}]
     return made
 
 
 def _pipeline_door(name: str) -> dict[str, Any]:
-    return {
+    made: dict[str, Any] = {
         "summary": f"Run {name} on one record or a list of them",
         "tags": ["inference"],
         "operationId": f"run {name}",
@@ -204,6 +214,35 @@ def _pipeline_door(name: str) -> dict[str, Any]:
             **_failures(),
         },
         "security": [{"token": []}, {}],
+    }
+    _accepting(made)
+    return made
+
+
+def _accepting(operation: dict[str, Any]) -> None:
+    """What every door that runs a pipeline has besides: the answer may be fetched later, and asked for twice."""
+    operation["parameters"] += [
+        {
+            "name": "prefer",
+            "in": "header",
+            "description": "respond-async: answer 202 with an id at once; GET /requests/{id} has the answer",
+            "schema": {"type": "string"},
+        },
+        {
+            "name": "idempotency-key",
+            "in": "header",
+            "description": "the same key with the same body is the same request, for a day, per pipeline",
+            "schema": {"type": "string", "maxLength": 255},
+        },
+    ]
+    operation["responses"]["202"] = _accepted()
+
+
+def _accepted() -> dict[str, Any]:
+    return {
+        "description": "accepted and not yet answered; Location says where to ask",
+        "headers": {"location": {"schema": {"type": "string"}}},
+        "content": _json(_ref("Pending")),
     }
 
 

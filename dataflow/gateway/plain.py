@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -25,24 +25,16 @@ from dataflow.gateway.infer import (
 )
 from dataflow.gateway.replies import Reply
 
+# What a request of records looked like, and so what its answer does.
+Form = Literal["one", "list", "instances", "inputs"]
+
 
 async def plain(
     exchange: Exchange, door: PipelineDoor, request: Request, body: bytes, detail: bool
 ) -> Response:
     """One object in, one out; or a list in, a list of equal length out, with ``{"error": ...}`` for rows without."""
-    said = _loaded(body)
-    one = not isinstance(said, list)
-    whole = one or whole_of(request, default=False)
-    caller_id = caller_id_of(request)
-    results, record_id = await run_records(
-        exchange, door, request, [said] if one else said, whole=whole, detail=detail
-    )
-    shown: list[tuple[bytes, bytes]] = []
-    if record_id:
-        shown.append((RECORD_ID_HEADER, record_id))
-    if caller_id:
-        shown.append((REQUEST_ID_HEADER, caller_id.encode("latin-1")))
-    return Response(200, orjson.dumps(results[0] if one else results), JSON, tuple(shown))
+    form, records = read_plain(body)
+    return await _answer(exchange, door, request, form, records, detail)
 
 
 async def predict(
@@ -52,28 +44,66 @@ async def predict(
 
     A pipeline of one input field takes its values bare; one of one answer field gives them bare.
     """
+    form, records = read_v1(door.request, body)
+    return await _answer(exchange, door, request, form, records, detail)
+
+
+async def _answer(
+    exchange: Exchange, door: PipelineDoor, request: Request, form: Form, records: Sequence[Any], detail: bool
+) -> Response:
+    whole = whole_form(request, form)
+    caller_id = caller_id_of(request)
+    results, record_id = await run_records(exchange, door, request, records, whole=whole, detail=detail)
+    return records_answer(door, form, results, record_id, caller_id)
+
+
+def whole_form(request: Request, form: Form) -> bool:
+    """Whether one failed row fails the request; in a plain list it is an entry unless chosen otherwise."""
+    return form == "one" or whole_of(request, default=form != "list")
+
+
+def records_answer(
+    door: PipelineDoor, form: Form, results: Sequence[Any], record_id: bytes, caller_id: str
+) -> Response:
+    """The answer in the form that was asked in, from what each row is told."""
+    shown: list[tuple[bytes, bytes]] = []
+    if record_id:
+        shown.append((RECORD_ID_HEADER, record_id))
+    if caller_id:
+        shown.append((REQUEST_ID_HEADER, caller_id.encode("latin-1")))
+    return Response(200, orjson.dumps(_document(door, form, results)), JSON, tuple(shown))
+
+
+def _document(door: PipelineDoor, form: Form, results: Sequence[Any]) -> Any:
+    if form in ("one", "list"):
+        return results[0] if form == "one" else results
+    made = [_v1_values(door, record) for record in results]
+    names = door.answer.names
+    if form == "instances":
+        return {"predictions": [m.get(names[0], m) if len(names) == 1 else m for m in made]}
+    if len(names) == 1:
+        return {"outputs": [m.get(names[0], m) for m in made]}
+    document: dict[str, Any] = {"outputs": {name: [m.get(name) for m in made] for name in names}}
+    errors = [{"row": row, **m} for row, m in enumerate(made) if "error" in m and "error" not in names]
+    if errors:
+        document["errors"] = errors
+    return document
+
+
+def read_plain(body: bytes) -> tuple[Form, list[Any]]:
+    """The records of a plain request, and whether it was one or a list. Raises GatewayError 400."""
+    said = _loaded(body)
+    return ("list", said) if isinstance(said, list) else ("one", [said])
+
+
+def read_v1(schema: Schema, body: bytes) -> tuple[Form, list[Any]]:
+    """The records of a V1 request, and whether they came by row or by column. Raises GatewayError 400."""
     said = _loaded(body)
     if not isinstance(said, dict) or ("instances" in said) == ("inputs" in said):
         raise GatewayError(400, "the body must be a JSON object with 'instances' or 'inputs'")
-    by_row = "instances" in said
-    records = (
-        instances_of(door.request, said["instances"]) if by_row else rows_of(door.request, said["inputs"])
-    )
-    whole = whole_of(request, default=True)
-    results, record_id = await run_records(exchange, door, request, records, whole=whole, detail=detail)
-    made = [_v1_values(door, record) for record in results]
-    names = door.answer.names
-    document: dict[str, Any]
-    if by_row:
-        document = {"predictions": [m.get(names[0], m) if len(names) == 1 else m for m in made]}
-    elif len(names) == 1:
-        document = {"outputs": [m.get(names[0], m) for m in made]}
-    else:
-        document = {"outputs": {name: [m.get(name) for m in made] for name in names}}
-        errors = [{"row": row, **m} for row, m in enumerate(made) if "error" in m and "error" not in names]
-        if errors:
-            document["errors"] = errors
-    return Response(200, orjson.dumps(document), JSON, ((RECORD_ID_HEADER, record_id),) if record_id else ())
+    if "instances" in said:
+        return "instances", instances_of(schema, said["instances"])
+    return "inputs", rows_of(schema, said["inputs"])
 
 
 async def run_records(

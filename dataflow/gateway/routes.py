@@ -9,6 +9,8 @@ from typing import Final
 from dataflow.core.errors import GatewayError
 from dataflow.gateway.http import RequestError
 
+# Whose addresses are as many as there are keys and requests: they would fill what is kept.
+_MANY: Final = ("state", "request")
 # Paths already matched are kept, up to this many: a gateway serves few addresses, and strangers may try many.
 _MAX_KNOWN: Final = 1_024
 
@@ -61,6 +63,7 @@ ROUTES: Final = (
         "POST", "/v2/repository/index", "index", "The pipelines that answer, and which can now", "inference"
     ),
     Route("GET", "/v2/repository/index", "index", "The same, for people", "inference"),
+    Route("GET", "/requests/{id}", "request", "What became of a request that was accepted", "inference"),
     Route("GET", "/pipelines", "pipelines", "All pipelines with their contracts and edges", "pipelines"),
     Route("GET", "/taps/{pipeline}/{edge}", "tap", "Follow the records of any edge", "pipelines"),
     Route("GET", "/state/{pipeline}/{node}/{key}", "state", "What a node keeps for a key", "pipelines"),
@@ -99,7 +102,7 @@ class Router:
                 hint=f"valid: {allowed}",
                 headers=((b"allow", allowed.encode()),),
             )
-        if len(self._known) < _MAX_KNOWN and best[0].handler != "state":  # its keys would fill it
+        if len(self._known) < _MAX_KNOWN and best[0].handler not in _MANY:
             self._known[method, path] = best
         return best
 

@@ -328,6 +328,17 @@ def system_topics() -> tuple[TopicPlan, ...]:
                 "max.message.bytes": letters["max.message.bytes"],
             },
         ),
+        # One partition: of two requests with one idempotency key, the log's order says which was first.
+        TopicPlan(plans.ACCEPTED, 1, "accepted", {"retention.ms": str(limits.REQUEST_RETENTION_MS)}),
+        TopicPlan(
+            plans.RESULTS,
+            4,
+            "results",
+            {
+                "retention.ms": str(limits.REQUEST_RETENTION_MS),
+                "max.message.bytes": letters["max.message.bytes"],
+            },
+        ),
     )
 
 

@@ -20,6 +20,9 @@ DEAD_LETTERS: Final = "dataflow.dead-letters"
 PLANS: Final = "dataflow.plans"
 SCHEMAS: Final = "dataflow.schemas"
 REPLIES: Final = "dataflow.replies"
+# Requests whose callers do not wait: what was accepted, and what became of it.
+ACCEPTED: Final = "dataflow.accepted"
+RESULTS: Final = "dataflow.results"
 
 # The port on which a node that declares `failed: true` gives records that failed for good, and the fields it adds.
 FAILED_PORT: Final = "failed"

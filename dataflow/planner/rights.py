@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from dataflow.planner.plan import DEAD_LETTERS, PLANS, REPLIES, SCHEMAS, Plan
+from dataflow.planner.plan import ACCEPTED, DEAD_LETTERS, PLANS, REPLIES, RESULTS, SCHEMAS, Plan
 
 Role = Literal["deploy", "worker", "gateway", "outsider"]
 _OPERATIONS: Final = ("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "READ", "WRITE")
@@ -62,6 +62,9 @@ def rights_of(plan: Plan) -> tuple[Right, ...]:
     if plan.answer is not None:
         allow("worker", "topic", REPLIES, "WRITE", "DESCRIBE")
         allow("gateway", "topic", REPLIES, "READ", "DESCRIBE")
+        allow("worker", "topic", RESULTS, "WRITE", "DESCRIBE")
+        allow("gateway", "topic", RESULTS, "READ", "DESCRIBE")
+        allow("gateway", "topic", ACCEPTED, "READ", "WRITE", "DESCRIBE")
         allow("gateway", "topic", plan.answer.requests_topic, "WRITE", "DESCRIBE")
     made = (
         Right(role, resource, name, tuple(o for o in _OPERATIONS if o in operations))

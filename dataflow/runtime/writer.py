@@ -19,13 +19,14 @@ from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError
 from dataflow.core.schema import Schema
 from dataflow.core.shares import address_of, share_of
 from dataflow.observe.metrics import EdgeMetrics
-from dataflow.planner.plan import DEAD_LETTERS, REPLIES
+from dataflow.planner.plan import DEAD_LETTERS, REPLIES, RESULTS
 from dataflow.runtime.execution import Ended
 from dataflow.transport.api import Header, Message, Producer
 
 log = logging.getLogger("dataflow.writer")
 
-_REPLIES: Final = REPLIES.encode()
+# Where callers are told: those who wait, and those who come back to ask.
+_REPLIES: Final = {topic.encode(): topic for topic in (REPLIES, RESULTS)}
 # Beyond what Kafka can have; int() of a stranger's digits is to stay small.
 MAX_PARTITION_DIGITS: Final = 6
 
@@ -258,10 +259,10 @@ def _reply(producer: Producer, row: Row, value: bytes | None, head: list[Header]
     """Send to the address in the record's header; to nothing but replies, whatever a stranger wrote there."""
     topic, _, rest = address_of(row.reply).partition(b"/")
     partition, _, request = rest.partition(b"/")
-    if topic != _REPLIES or not partition.isdigit() or len(partition) > MAX_PARTITION_DIGITS:
+    if topic not in _REPLIES or not partition.isdigit() or len(partition) > MAX_PARTITION_DIGITS:
         return
     try:
-        producer.send(REPLIES, value, request, [(headers.ID, row.id), *head], int(partition))
+        producer.send(_REPLIES[topic], value, request, [(headers.ID, row.id), *head], int(partition))
     except RecordTooLargeError as error:
         if value is not None:
             cause = Ended(row, f"the answer is too large: {error}", "", type(error).__name__)

@@ -17,7 +17,7 @@ from dataflow.core import headers
 from dataflow.core.batch import Batch, Row
 from dataflow.core.schema import Field, FieldType, Schema
 from dataflow.gateway.app import Gateway, GatewaySettings
-from dataflow.planner.plan import REPLIES, AnswerPlan, EdgePlan, Plan, TopicPlan
+from dataflow.planner.plan import ACCEPTED, REPLIES, RESULTS, AnswerPlan, EdgePlan, Plan, TopicPlan
 from dataflow.transport.api import EARLIEST, Fabric, Header, Message
 from dataflow.transport.memory import MemoryFabric
 
@@ -146,6 +146,8 @@ def fabric_for(plan: Plan, reply_partitions: int = 2) -> MemoryFabric:
         for name in e.topics:
             fabric.create(name, e.partitions, {})
     fabric.create(REPLIES, reply_partitions, {})
+    fabric.create(ACCEPTED, 1, {})
+    fabric.create(RESULTS, 2, {})
     return fabric
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dataflow.core import limits
 from dataflow.core.errors import PlanError
-from dataflow.planner.plan import DEAD_LETTERS, PLANS, REPLIES, SCHEMAS, ModelPlan, Plan
+from dataflow.planner.plan import ACCEPTED, DEAD_LETTERS, PLANS, REPLIES, RESULTS, SCHEMAS, ModelPlan, Plan
 from dataflow.planner.serial import digest, plan_from_json, plan_to_json
 from dataflow.registry import Registry
 from dataflow.sdk import ContractContext, Schema, Settings, node
@@ -154,7 +154,8 @@ def test_the_topics_of_a_plan(tmp_path: Path) -> None:
     assert {t.name: (t.role, t.partitions) for t in plan.topics.values()} == {
         "records": ("input", 3), "copies": ("output", 5), "p.requests": ("requests", 3), "p.a": ("edge", 3),
         "p.a.side": ("edge", 3), "p.b": ("edge", 3), DEAD_LETTERS: ("dead-letters", 1), PLANS: ("plans", 1),
-        SCHEMAS: ("schemas", 1), REPLIES: ("replies", 8),
+        SCHEMAS: ("schemas", 1), REPLIES: ("replies", 8), ACCEPTED: ("accepted", 1),
+        RESULTS: ("results", 4),
     }  # fmt: skip
     assert plan.topics["p.a"].config["retention.ms"] == "3600000"
     assert (

@@ -119,7 +119,7 @@ def test_topics_rights_and_costs_are_told(tmp_path: Path) -> None:
     assert "table limits topic limits, by sensor" in lines
     assert "worker group dataflow.watch.audit DESCRIBE, READ" in lines
     assert "gateway topic watch.requests DESCRIBE, READ, WRITE" in lines
-    assert "25 of 1000 partitions (12 topics)" in lines
+    assert "30 of 1000 partitions (14 topics)" in lines
     assert "6.90 bytes written per input byte: 145 bytes written for each record of 21" in lines
 
 
