@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field as Setting
-from pydantic import model_validator
 
 from dataflow.sdk import (
     Batch,
@@ -29,6 +28,7 @@ from dataflow.sdk import (
 )
 
 from ._families import Family, gathered
+from ._gather import Gather
 from ._matching import check_field, check_free
 
 SPLIT_EXAMPLE = """
@@ -120,6 +120,8 @@ class EachSplit:
     Port `parents` has the record itself with the `count`: what `each.gather` needs to put them together again. A record
     without elements (an empty list, or null) appears on `parents` only.
     """
+
+    splits = "out"
 
     def __init__(self, settings: Split, context: NodeContext) -> None:
         self._settings = settings
@@ -236,47 +238,6 @@ def _elements(settings: Split, schema: Schema) -> tuple[Field, ...]:
     return (replace(whole, name=settings.as_ or whole.name, type=item),)
 
 
-class Gather(Settings):
-    """What is collected, and what happens when an element is missing."""
-
-    fields: list[str] | dict[str, str] = Setting(
-        min_length=1,
-        description="The items' fields to collect: their names, or `NEW_NAME: name`.",
-    )
-    on_missing: Literal["fail", "null", "skip"] = Setting(
-        default="fail",
-        description=(
-            "What happens to a record some of whose items failed or were dropped: it fails, their places are null, or "
-            "the lists are shorter."
-        ),
-    )
-    missing: str | None = Setting(
-        default=None,
-        description="The name of a field, list<int32>, that says which items are missing, by index.",
-    )
-    index: str = Setting(default="index", description="The items' field that `each.split` counted them in.")
-    count: str = Setting(
-        default="count", description="The field of `of` in which `each.split` said how many there are."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelling(cls, value: Any) -> Any:
-        """`on_missing: null` is YAML's null."""
-        if isinstance(value, dict) and "on_missing" in value and value["on_missing"] is None:
-            return {**value, "on_missing": "null"}
-        return value
-
-    @property
-    def collected(self) -> dict[str, str]:
-        """Name in the result -> name in the items."""
-        return (
-            self.fields
-            if isinstance(self.fields, dict)
-            else {name: name for name in dict.fromkeys(self.fields)}
-        )
-
-
 @node("each.gather", settings=Gather, inputs=("items", "of"), example=GATHER_EXAMPLE)
 class EachGather:
     """Put what became of the elements of a record back into it, in their order.
@@ -285,11 +246,15 @@ class EachGather:
     is the record (the fields that `keep:` names; default: all) with a list of each of `fields`; a field that is a tensor
     of fixed shape is stacked into a tensor whose first dimension is free, unless places may be null. It has the
     record's id, key and headers. Nothing is waited for but what is under way upstream: an item that is missing then
-    failed or was dropped. A record without elements has empty lists. Items whose record did not come are dropped, with
-    the reason "no parent"; a record that has an item twice, or one out of range, fails.
+    failed or was dropped. Where the items come of another stage, what is there is kept as state until all of them have
+    come or are known not to, or the time to `wait` is over. A record without elements has empty lists. Items whose
+    record did not come are dropped, with the reason "no parent"; a record that has an item twice, or one out of range,
+    fails.
     """
 
     gathers = True
+    apart: ClassVar[bool] = True
+    family: ClassVar[str] = "items"
 
     def __init__(self, settings: Gather, context: NodeContext) -> None:
         self._settings = settings
@@ -325,6 +290,11 @@ class EachGather:
             check_free(settings.missing, made, ("with", "missing"), "choose another name")
             made = Schema((*made.fields, Field(settings.missing, _INDICES, "items that are missing")))
         return {"out": made}
+
+    def expected(self, batch: Batch) -> list[int]:
+        """How many items each record of 'of' has."""
+        counts: list[int] = batch[self._settings.count].tolist()
+        return counts
 
     def process(self, batch: Batch, out: Out, port: str = "in") -> None:
         """One side alone; the engine calls `gather`."""

@@ -22,6 +22,9 @@ BEHIND: Final = "Behind"
 # Reason of a record that came when all that it belongs to was over.
 LATE: Final = "late"
 
+# Reason of a child that ends because the record that it was made of did not come.
+ORPHAN: Final = "no parent"
+
 
 @dataclass(frozen=True, slots=True)
 class Emission:

@@ -2,16 +2,21 @@
 
 Such a join reads its sides from Kafka, and hears on the control topic of records that will not come: of each record
 that a stage took from a *source*, and did not write on an *edge* that it leads to. A source is an edge that the stage
-fetches, or another such join in it (written `~NODE`), for what a join holds is neither written nor lost. The pairs that
-concern a join are its ways, from its sides back to where the record began.
+fetches, the edge on which it makes children, or another such join in it (written `~NODE`), for what a join holds is
+neither written nor lost. The pairs that concern a join are its ways, from its sides back to where the record began.
+
+A join of children with their parents (`each.gather`) has two kinds of records, and ways of both: the children's lead back
+to the edge on which they were made, the parents' to where these began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dataflow.planner.plan import CONTROL, CONTROL_SCHEMA, ClosePlan, EdgePlan, join_source
+from dataflow.planner.resolved import Resolved
 from dataflow.spec import Fault
 from dataflow.spec.problems import YamlPath
 
@@ -19,29 +24,100 @@ if TYPE_CHECKING:
     from dataflow.planner.stages import Stages
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Sides of a join that have records of one kind, and the edges on which these began, with their ids."""
+
+    sides: tuple[str, ...]
+    roots: frozenset[str]
+
+
+def branches_of(resolved: Resolved, join: str) -> tuple[Branch, ...]:
+    """One for a join of records with one id; the children and their parents for one that puts children together."""
+    node = resolved.nodes[join]
+    sides = resolved.read_by(join)
+    if node.kind.family:
+        children = node.inputs.get(node.kind.family, ())
+        parents = tuple(side for side in sides if side not in children)
+        return (
+            Branch(children, frozenset().union(*(born_on(resolved, side) for side in children))),
+            Branch(parents, frozenset().union(*(_begun_on(resolved, side) for side in parents))),
+        )
+    begun = {_begun_on(resolved, side) for side in sides}
+    if len(begun) > 1:  # children on one side, and not on another
+        begun = {frozenset().union(*(resolved.placed_by(side) for side in sides))}
+    return (Branch(sides, begun.pop()),)
+
+
+def born_on(resolved: Resolved, edge: str) -> frozenset[str]:
+    """The edges on which the records of `edge` were made as children; those where they begin if they were not."""
+    return _back(resolved, edge, lambda name: _is_split(resolved, name))
+
+
+def _begun_on(resolved: Resolved, edge: str) -> frozenset[str]:
+    """The edges since which the records of `edge` have their ids, and lie where they lie."""
+    return _back(resolved, edge, lambda name: _is_split(resolved, name) or resolved.edges[name].places)
+
+
+def _back(resolved: Resolved, edge: str, stops: Callable[[str], bool]) -> frozenset[str]:
+    found, seen, waiting = set(), {edge}, [edge]
+    while waiting:
+        name = waiting.pop()
+        producer = resolved.edges[name].producer
+        feeding = () if producer is None else _same_ids(resolved, producer)
+        if not feeding or stops(name):
+            found.add(name)
+            continue
+        waiting += [e for e in feeding if e not in seen]
+        seen.update(feeding)
+    return frozenset(found)
+
+
+def _is_split(resolved: Resolved, edge: str) -> bool:
+    """Whether children are made on an edge."""
+    found = resolved.edges[edge]
+    return (
+        bool(found.port)
+        and found.producer is not None
+        and resolved.nodes[found.producer].kind.splits == found.port
+    )
+
+
+def _same_ids(resolved: Resolved, node: str) -> tuple[str, ...]:
+    """The edges whose records a node gives again: what puts children together gives their parents."""
+    found = resolved.nodes[node]
+    return tuple(e for port, edges in found.inputs.items() if port != found.kind.family for e in edges)
+
+
 def ways_of(stages: Stages, join: str) -> dict[str, tuple[str, ...]]:
     """By edge on the way to a join, its sides included: the sources of its records. () for where they begin."""
-    resolved = stages.resolved
-    sides = resolved.read_by(join)
-    roots = {root for side in sides for root in resolved.placed_by(side)}
     ways: dict[str, tuple[str, ...]] = {}
-    waiting = list(sides)
+    for branch in branches_of(stages.resolved, join):
+        ways |= _ways(stages, branch)
+    return ways
+
+
+def _ways(stages: Stages, branch: Branch) -> dict[str, tuple[str, ...]]:
+    resolved = stages.resolved
+    ways: dict[str, tuple[str, ...]] = {}
+    waiting = list(branch.sides)
     while waiting:
         edge = waiting.pop()
         producer = resolved.edges[edge].producer
         if edge in ways:
             continue
-        ways[edge] = () if edge in roots or producer is None else _sources(stages, producer)
+        began = edge in branch.roots or producer is None
+        ways[edge] = () if began or producer is None else _sources(stages, producer, branch.roots)
         waiting += [source for source in ways[edge] if source in resolved.edges]
     return ways
 
 
-def _sources(stages: Stages, producer: str) -> tuple[str, ...]:
+def _sources(stages: Stages, producer: str, roots: frozenset[str]) -> tuple[str, ...]:
     """What the records that a node makes come from within its stage."""
-    return tuple(sorted(_before(stages, producer)[0]))
+    return tuple(sorted(_before(stages, producer, roots)[0]))
 
 
-def _before(stages: Stages, producer: str) -> tuple[set[str], set[str]]:
+def _before(stages: Stages, producer: str, roots: frozenset[str]) -> tuple[set[str], set[str]]:
     """The sources of a node's records within its stage, and the nodes on the ways from them to it, itself included."""
     sources: set[str] = set()
     seen: set[str] = set()
@@ -54,31 +130,36 @@ def _before(stages: Stages, producer: str) -> tuple[set[str], set[str]]:
             sources.add(join_source(node))
             continue
         seen.add(node)
-        for edge in stages.resolved.read_by(node):
+        for edge in _same_ids(stages.resolved, node):
             maker = stages.resolved.edges[edge].producer
-            if maker is None or stages.fetches(node, edge):
+            if edge in roots or maker is None or stages.fetches(node, edge):
                 sources.add(edge)
             else:
                 waiting.append(maker)
     return sources, seen
 
 
-def _through(stages: Stages, source: str, producer: str) -> tuple[str, ...]:
+def _through(stages: Stages, source: str, producer: str, roots: frozenset[str]) -> tuple[str, ...]:
     """The nodes by which records of one source come to be a node's."""
-    nodes = _before(stages, producer)[1]
-    return tuple(sorted(node for node in nodes if source in _before(stages, node)[0]))
+    nodes = _before(stages, producer, roots)[1]
+    return tuple(sorted(node for node in nodes if source in _before(stages, node, roots)[0]))
 
 
 def closed_by(stages: Stages, stage: str) -> tuple[ClosePlan, ...]:
     """What a stage says of records that do not go on: of its own, and of sides that reach no join of it."""
+    resolved = stages.resolved
     found: set[ClosePlan] = set()
     for join in stages.apart:
-        for edge, sources in ways_of(stages, join).items():
-            producer = stages.resolved.edges[edge].producer
-            if producer is not None and stages.stage_of[producer] == stage:
-                found.update(ClosePlan(s, edge, _through(stages, s, producer)) for s in sources)
+        for branch in branches_of(resolved, join):
+            for edge, sources in _ways(stages, branch).items():
+                producer = resolved.edges[edge].producer
+                if producer is None or stages.stage_of[producer] != stage:
+                    continue
+                if edge in branch.roots and _is_split(resolved, edge):
+                    found.add(ClosePlan(edge, edge))  # a child may be too large for its own edge
+                found.update(ClosePlan(s, edge, _through(stages, s, producer, branch.roots)) for s in sources)
         if stages.stage_of[join] == stage:
-            found.update(ClosePlan(side, side) for side in stages.resolved.read_by(join))
+            found.update(ClosePlan(side, side) for side in resolved.read_by(join))
     return tuple(sorted(found))
 
 
@@ -106,7 +187,8 @@ def apart_faults(stages: Stages, join: str) -> Iterator[Fault]:
         yield Fault(
             place,
             f"{called} gathers the branches of one record, but its sides come of different stages: {', '.join(sides)}",
-            f"'{kind.name}' needs all of them in one stage (no `isolate` in between); join.by_id and join.any do not",
+            f"'{kind.name}' needs all of them in one stage (no `isolate` in between); join.by_id, join.any and each.gather "
+            "do not",
         )
     elif len(set(roots.values())) > 1:
         said = "; ".join(f"'{side}' of {', '.join(sorted(found))}" for side, found in roots.items())
@@ -129,6 +211,8 @@ def apart_faults(stages: Stages, join: str) -> Iterator[Fault]:
 def _way_faults(stages: Stages, join: str, place: YamlPath, called: str) -> Iterator[Fault]:
     resolved = stages.resolved
     ways = ways_of(stages, join)
+    if resolved.nodes[join].kind.family:
+        yield from _family_faults(resolved, join, place, called)
     for edge in sorted(ways):
         producer = resolved.edges[edge].producer
         if producer is not None and ways[edge] and resolved.nodes[producer].kind.outside:
@@ -143,6 +227,49 @@ def _way_faults(stages: Stages, join: str, place: YamlPath, called: str) -> Iter
             f"{called} lies in a loop, and its sides come of different stages",
             "let the loop and all its branches be one stage (no `isolate` within)",
         )
+
+
+def _family_faults(resolved: Resolved, join: str, place: YamlPath, called: str) -> Iterator[Fault]:
+    """How many children there are, and which, is known of those that a split made of the very records of the other side."""
+    children, parents = branches_of(resolved, join)
+    made = {edge for edge in children.roots if _is_split(resolved, edge)}
+    split = {e for edge in made for e in resolved.read_by(resolved.edges[edge].producer or "")}
+    begun = frozenset().union(*(_begun_on(resolved, edge) for edge in split))
+    if made != children.roots:
+        said = ", ".join(f"'{edge}'" for edge in sorted(children.roots - made))
+        yield Fault(
+            place,
+            f"{called} has its items of another stage, and not all are made by an `each.split`: they begin at {said}",
+            "split with `each.split`, or keep all of it in one stage (no `isolate` in between)",
+        )
+    elif begun != parents.roots:
+        said = ", ".join(f"'{edge}'" for edge in sorted(made))
+        yield Fault(
+            place,
+            f"{called} has its items of {said}, and on the other side no records that these were made of",
+            "the port `parents` of the same split, or what comes of it",
+        )
+
+
+def split_faults(stages: Stages, node: str) -> Iterator[Fault]:
+    """A node that compares what was split from one record, and does not see all of it at once."""
+    resolved = stages.resolved
+    stage = stages.stage_of[node]
+    for edge in resolved.read_by(node):
+        roots = born_on(resolved, edge)
+        producer = resolved.edges[edge].producer
+        whole = producer is not None and not stages.fetches(node, edge)
+        sources = _before(stages, producer, roots)[0] if whole and producer is not None else {edge}
+        makers = {e: resolved.edges[e].producer for e in roots if _is_split(resolved, e)}
+        far = [e for e, maker in makers.items() if maker is not None and stages.stage_of[maker] != stage]
+        if makers and (far or not sources <= roots):
+            kind = resolved.nodes[node].kind.name
+            yield Fault(
+                ("nodes", node, "from"),
+                f"node '{node}' of pipeline '{resolved.spec.name}' compares what was split from one record, and would not "
+                f"have all of it: records of '{min(makers)}' come from another stage",
+                f"'{kind}' needs the split and all nodes up to it in one stage (no `isolate`, no `rekey` in between)",
+            )
 
 
 def _in_loop(stages: Stages, join: str) -> bool:

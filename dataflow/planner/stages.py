@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from dataflow.planner.apart import apart_faults, control_faults, wait_faults
+from dataflow.planner.apart import apart_faults, control_faults, split_faults, wait_faults
 from dataflow.planner.resolved import Resolved
 from dataflow.spec import Fault
 from dataflow.spec.problems import YamlPath
@@ -164,6 +164,8 @@ def stage_faults(stages: Stages) -> Iterator[Fault]:
             yield from apart_faults(stages, node)
         elif stages.resolved.nodes[node].kind.gathers:
             yield from wait_faults(stages, node)
+            if not stages.resolved.nodes[node].kind.apart:
+                yield from split_faults(stages, node)
         if stages.resolved.nodes[node].kind.outside:
             yield from _outside_faults(stages, node)
         yield from _merge_faults(stages.resolved, node)

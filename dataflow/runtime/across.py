@@ -8,7 +8,7 @@ see `planner.apart`. The key of the state is the record's id, and its attempt: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -24,10 +24,10 @@ from dataflow.sdk import Node, Sides
 from dataflow.state.api import KeyedState, Timer
 
 # Names of a record's entries: a part by its way, a closure by source and edge, and what was there when all was over.
-_PART: Final = "part "
-_CLOSED: Final = "closed "
-_DONE: Final = "done"
-_WAIT: Final = "wait"
+PART: Final = "part "
+CLOSED: Final = "closed "
+DONE: Final = "done"
+WAIT: Final = "wait"
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
-    """A record of which nothing more is waited for: its parts by way, its identity, the row of the batch that ended it."""
+class Whole:
+    """A record of which nothing more is waited for: its parts, each with its way, its identity, the row that ended it."""
 
-    parts: Mapping[str, Mapping[str, Any]]
+    parts: Sequence[tuple[str, Mapping[str, Any]]]
     row: Row
     after: int
 
@@ -90,45 +90,45 @@ class Across:
 
     def fire(self, timers: Sequence[Timer], out: Out, state: KeyedState) -> None:
         """The time of some records is over: what is there of them has to do."""
-        whole: list[_Whole] = []
+        whole: list[Whole] = []
         for timer in timers:
             found = dict(state.items(timer.key))
             parts = self._parts(found)
             self._forget(timer.key, found, state)
             if parts:
                 # What lies in Kafka may still come, for as long as it lies there.
-                state.put(timer.key, _DONE, list(parts), limits.EDGE_RETENTION_MS)
-                whole.append(_Whole(parts, _merged(parts), -1))
+                state.put(timer.key, DONE, list(parts), limits.EDGE_RETENTION_MS)
+                whole.append(_whole(parts, -1))
         self._gather(whole, out)
 
-    def _take(self, batch: Batch, way: str, state: KeyedState, out: Out) -> list[_Whole]:
+    def _take(self, batch: Batch, way: str, state: KeyedState, out: Out) -> list[Whole]:
         fingerprint, values = self._encoded(batch, way)
-        name, whole = _PART + way, []
+        name, whole = PART + way, []
         taken: list[int] = []
         for index, row in enumerate(batch.rows):
             key = identity(row)
             found = dict(state.items(key))
-            arrived = found.get(_DONE)
+            arrived = found.get(DONE)
             if arrived is not None and way not in arrived:
                 out.drop([index], LATE)
                 continue
             taken.append(index)
             if arrived is not None or name in found:
                 # Written twice, at least once: whoever waits for the first is not told of the second.
-                out.end(_unasked(row), LATE)
+                out.end(unasked(row), LATE)
                 continue
             part = {"row": pack_row(row), "as": fingerprint, "value": values[index]}
-            if self._is_whole({**found, name: part}):
+            if self._is_whole({**found, name: part}, self._edges):
                 parts = self._parts({**found, name: part})
                 self._settle(key, found, parts, state)
-                whole.append(_Whole(parts, _merged(parts), index))
+                whole.append(_whole(parts, index))
                 continue
             self._set_timer(key, found, state, row)
             try:
                 state.put(key, name, part)
             except NodeError as error:  # too large for state: nothing more comes on this way
                 out.end(row, str(error), error=type(error).__name__)
-                state.put(key, _closure(self._edges[way], self._edges[way]), True)
+                state.put(key, closure(self._edges[way], self._edges[way]), True)
         out.hold(taken)
         return whole
 
@@ -139,72 +139,73 @@ class Across:
             return codec.fingerprint, batch.encoded.values
         return codec.fingerprint, codec.encode(batch.columns, len(batch)).values
 
-    def _hear(self, batch: Batch, state: KeyedState, out: Out) -> list[_Whole]:
+    def _hear(self, batch: Batch, state: KeyedState, out: Out) -> list[Whole]:
         out.consume()
-        whole: list[_Whole] = []
+        whole: list[Whole] = []
         sources, edges = batch["source"].tolist(), batch["edge"].tolist()
         for index, row in enumerate(batch.rows):
             if edges[index] not in self._plan.apart:
                 continue  # it concerns another join
-            key, name = identity(row), _closure(sources[index], edges[index])
+            key, name = identity(row), closure(sources[index], edges[index])
             found = dict(state.items(key))
-            if _DONE in found or name in found:
+            if DONE in found or name in found:
                 continue
-            if not self._is_whole({**found, name: True}):
+            if not self._is_whole({**found, name: True}, self._edges):
                 state.put(key, name, True)
                 self._set_timer(key, found, state, row)
                 continue
             parts = self._parts(found)
             self._settle(key, found, parts, state)
             if parts:
-                whole.append(_Whole(parts, _merged(parts), index))
+                whole.append(_whole(parts, index))
             else:
-                out.end(_unasked(row), self._nothing)  # whoever waits was told where each side ended
+                out.end(unasked(row), self._nothing)  # whoever waits was told where each side ended
         return whole
 
     # ---- when it is over
 
-    def _is_whole(self, found: Mapping[str, Any]) -> bool:
-        closed = {name for name in found if name.startswith(_CLOSED)}
-        return all(_PART + way in found or self._is_closed(edge, closed) for way, edge in self._edges.items())
+    def _is_whole(self, found: Mapping[str, Any], ways: Iterable[str]) -> bool:
+        """Whether of a record with these entries nothing more can come on some ways."""
+        closed = {name for name in found if name.startswith(CLOSED)}
+        return all(PART + way in found or self._is_closed(self._edges[way], closed) for way in ways)
 
     def _is_closed(self, edge: str, closed: set[str]) -> bool:
         """Whether no record can come by an edge any more: not from any of its sources, or not into the join."""
-        if _closure(edge, edge) in closed:
+        if closure(edge, edge) in closed:
             return True
         sources = self._plan.apart.get(edge, ())
         return bool(sources) and all(
-            _closure(source, edge) in closed or self._is_closed(source, closed) for source in sources
+            closure(source, edge) in closed or self._is_closed(source, closed) for source in sources
         )
 
     def _parts(self, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The parts by way, in the order of the sides."""
-        return {way: found[_PART + way] for way in self._edges if _PART + way in found}
+        return {way: found[PART + way] for way in self._edges if PART + way in found}
 
     def _set_timer(self, key: bytes, found: Mapping[str, Any], state: KeyedState, row: Row) -> None:
         if self._wait_ms is not None:
             if not found:
-                state.set_timer(key, _WAIT, state.now_ms + self._wait_ms)
+                state.set_timer(key, WAIT, state.now_ms + self._wait_ms)
         elif row.reply and row.deadline_ms:
-            state.set_timer(key, _WAIT, row.deadline_ms)
+            state.set_timer(key, WAIT, row.deadline_ms)
         elif not found:
-            state.set_timer(key, _WAIT, state.now_ms + limits.EDGE_RETENTION_MS)
+            state.set_timer(key, WAIT, state.now_ms + limits.EDGE_RETENTION_MS)
 
     def _settle(
         self, key: bytes, found: Mapping[str, Any], parts: Mapping[str, Any], state: KeyedState
     ) -> None:
         self._forget(key, found, state)
-        state.put(key, _DONE, list(parts), limits.APART_DOUBLES_MS)
+        state.put(key, DONE, list(parts), limits.APART_DOUBLES_MS)
 
     def _forget(self, key: bytes, found: Mapping[str, Any], state: KeyedState) -> None:
         for name in found:
             state.delete(key, name)
         if found:
-            state.clear_timer(key, _WAIT)
+            state.clear_timer(key, WAIT)
 
     # ---- what is given
 
-    def _gather(self, whole: Sequence[_Whole], out: Out) -> None:
+    def _gather(self, whole: Sequence[Whole], out: Out) -> None:
         """Ask the join; where it raises, ask it for each record by itself."""
         if not whole:
             return
@@ -218,9 +219,9 @@ class Across:
             reason, name = str(error) or type(error).__name__, type(error).__name__
             self._fail(whole[0], reason, name, out)
 
-    def _ask(self, whole: Sequence[_Whole], out: Out) -> None:
+    def _ask(self, whole: Sequence[Whole], out: Out) -> None:
         """All of it or, where the join raises, nothing is given to `out`."""
-        rows = [_numbered(one.row, number) for number, one in enumerate(whole)]
+        rows = [numbered(one.row, number) for number, one in enumerate(whole)]
         sides = {port: batch for port in self._sides if (batch := self._side(port, whole, rows)) is not None}
         everything = Batch(Schema(()), {}, [row for batch in sides.values() for row in batch.rows])
         given = Out(everything, self._outputs)
@@ -242,12 +243,12 @@ class Across:
         for record in set(range(len(whole))) - over:
             out.end(whole[record].row, "the join took it in")
 
-    def _side(self, port: str, whole: Sequence[_Whole], rows: Sequence[Row]) -> Batch | None:
-        """All parts of one side; rows of one record are one object on all sides."""
+    def _side(self, port: str, whole: Sequence[Whole], rows: Sequence[Row]) -> Batch | None:
+        """All parts of one side."""
         found = [
-            (rows[number], part)
+            (self._row_of(port, part, rows[number]), part)
             for number, one in enumerate(whole)
-            for way, part in one.parts.items()
+            for way, part in one.parts
             if self._ports.get(way) == port
         ]
         if not found:
@@ -270,9 +271,14 @@ class Across:
         merged = concatenate(side.codec.schema, batches)
         return merged.take(sorted(range(len(merged)), key=lambda i: merged.rows[i].source))
 
-    def _fail(self, one: _Whole, reason: str, error: str, out: Out) -> None:
+    def _row_of(self, port: str, part: Mapping[str, Any], row: Row) -> Row:
+        """The identity of a part that came on a port: that of the record, one object on all sides."""
+        del port, part
+        return row
+
+    def _fail(self, one: Whole, reason: str, error: str, out: Out) -> None:
         """A dead letter of the record as it came on its first side."""
-        way, part = next(iter(one.parts.items()))
+        way, part = one.parts[0]
         side = self._sides[self._ports[way]]
         record = None
         if part["as"] == side.codec.fingerprint:
@@ -285,13 +291,17 @@ def _way(port: str, edge: str) -> str:
     return f"{port}/{edge}"
 
 
-def _closure(source: str, edge: str) -> str:
-    return f"{_CLOSED}{source} {edge}"
+def closure(source: str, edge: str) -> str:
+    return f"{CLOSED}{source} {edge}"
 
 
-def _merged(parts: Mapping[str, Mapping[str, Any]]) -> Row:
+def _whole(parts: Mapping[str, Mapping[str, Any]], after: int) -> Whole:
+    return Whole(list(parts.items()), whole_row(parts.values()), after)
+
+
+def whole_row(parts: Iterable[Mapping[str, Any]]) -> Row:
     """The identity of a record: that of its first part, and the caller with all that its parts have of him."""
-    rows = [unpack_row(part["row"]) for part in parts.values()]
+    rows = [unpack_row(part["row"]) for part in parts]
     first = rows[0]
     reply = shares.merged([row.reply for row in rows if row.reply])
     deadline_ms = max(row.deadline_ms for row in rows)
@@ -300,10 +310,10 @@ def _merged(parts: Mapping[str, Mapping[str, Any]]) -> Row:
     )
 
 
-def _numbered(row: Row, number: int) -> Row:
+def numbered(row: Row, number: int) -> Row:
     return Row(row.id, row.key, number, row.carry, row.reply, row.deadline_ms, row.attempt, row.parents)
 
 
-def _unasked(row: Row) -> Row:
+def unasked(row: Row) -> Row:
     """The row without its caller: he is told elsewhere."""
     return Row(row.id, row.key, row.source, row.carry, b"", 0, row.attempt, row.parents)

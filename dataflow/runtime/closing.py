@@ -61,11 +61,18 @@ def _gone(close: ClosePlan, outputs: Mapping[str, Iterable[str]], hand: InHand) 
 
 
 def _taken(close: ClosePlan, outputs: Mapping[str, Iterable[str]], hand: InHand) -> dict[Identity, Row]:
-    """The records that came from a source in this batch; of a side that a join reads, those that did not reach it."""
+    """The records that came from a source in this batch; of a side that a join reads, those that did not reach it.
+
+    Where children are made they come from there, and of their own edge those that could not be written.
+    """
     if close.source == hand.edge:
         unread = [ended.row for ended in hand.ended if not ended.node and ended.row.source >= 0]
         rows = unread if close.source == close.edge else [*hand.first, *unread]
         return {_identity(row): row for row in rows}
+    maker = next((name for name, edges in outputs.items() if close.source in edges), None)
+    if maker is not None:
+        made = _made(close, maker, set(outputs[maker]), hand)
+        return {_identity(row): row for row in made}
     node = next((name for name in outputs if join_source(name) == close.source), None)
     if node is None:
         return {}
@@ -75,10 +82,19 @@ def _taken(close: ClosePlan, outputs: Mapping[str, Iterable[str]], hand: InHand)
     return {_identity(row): row for row in (*given, *over)}
 
 
+def _made(close: ClosePlan, maker: str, edges: set[str], hand: InHand) -> list[Row]:
+    """The children that a node made on an edge in this batch."""
+    written = hand.execution.written
+    if close.source != close.edge:
+        return [row for edge, batch in written if edge == close.source for row in batch.rows]
+    parents = {row.id for edge, batch in written if edge in edges for row in batch.rows}
+    return [e.row for e in hand.ended if e.node == maker and e.row.parents and e.row.parents[0] in parents]
+
+
 def _identity(row: Row) -> Identity:
     return row.id, row.attempt
 
 
 def _bare(row: Row) -> Row:
     """The row as it is spoken of: nobody waits for what is said."""
-    return Row(row.id, row.key, row.source, attempt=row.attempt)
+    return Row(row.id, row.key, row.source, attempt=row.attempt, parents=row.parents)

@@ -72,14 +72,17 @@ def note_answers(hand: InHand, edge: str, batch: Batch, unsent: Set[bytes]) -> N
 def pass_on(hand: InHand, batches: Sequence[Batch]) -> list[Batch]:
     """The records that go on to other stages, each with its share of its caller where several do. Marks who left.
 
-    What is under way yet of a caller keeps a share for what may still come of it.
+    What is under way yet of a caller keeps a share for what may still come of it; what failed gives one back, so that the
+    caller hears of that if nothing else comes.
     """
     callers = [row.reply for batch in batches for row in batch.rows if row.reply]
     over = hand.execution.over
-    if over and not hand.shares and len(callers) == len(set(callers)):
+    failed = {e.row.reply for e in hand.execution.ended if e.error and not e.goes_on}
+    alone = len(callers) == len(set(callers)) and failed.isdisjoint(callers)
+    if over and not hand.shares and alone:
         hand.left.update(callers)
         return list(batches)
-    later = set() if over else hand.execution.waiting()
+    later = failed if over else failed | hand.execution.waiting()
     parts: dict[bytes, list[bytes]] = {}
     for reply, count in Counter(callers).items():
         made = parted(hand.shares.pop(reply, reply), count + (reply in later))

@@ -122,6 +122,7 @@ def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes
 def _row_of(found: Sequence[tuple[str, bytes | None]], key: bytes | None, index: int) -> tuple[Row, bytes]:
     record_id = fingerprint = reply = b""
     deadline_ms = attempt = 0
+    parents: tuple[bytes, ...] = ()
     carry: list[tuple[str, bytes | None]] = []
     for header in found:
         name, value = header
@@ -139,7 +140,9 @@ def _row_of(found: Sequence[tuple[str, bytes | None]], key: bytes | None, index:
             deadline_ms = _integer(value)
         elif name == headers.ATTEMPT:
             attempt = _integer(value)
-    return Row(record_id, key, index, carry, reply, deadline_ms, attempt), fingerprint
+        elif name == headers.PARENTS:
+            parents = tuple(value.split(b","))
+    return Row(record_id, key, index, carry, reply, deadline_ms, attempt, parents), fingerprint
 
 
 def _integer(value: bytes) -> int:

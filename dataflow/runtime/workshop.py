@@ -18,6 +18,7 @@ from dataflow.planner.plan import FAILED_PORT, EdgePlan, NodePlan, Plan, StagePl
 from dataflow.registry import Registry
 from dataflow.runtime.across import Across, Side, by_way
 from dataflow.runtime.execution import Program
+from dataflow.runtime.families import Families
 from dataflow.runtime.intake import Intake
 from dataflow.runtime.keeping import StatePlace
 from dataflow.runtime.nodes import NodeRunner
@@ -145,7 +146,11 @@ class Workshop:
             port: Side(codec_for(e.codec, e.schema), reader_codecs(self.schemas, e.codec, e.schema))
             for port, e in sides.items()
         }
-        return cast("Node", Across(made, node, read, getattr(settings, "wait", None)))
+        wait_ms = getattr(settings, "wait", None)
+        if not kind.family:
+            return cast("Node", Across(made, node, read, wait_ms))
+        late = getattr(settings, "late", "drop")
+        return cast("Node", Families(made, node, read, wait_ms, children=kind.family, late=late))
 
     def _model(self, plan: Plan, name: str) -> ModelInfo:
         model = plan.models[name]

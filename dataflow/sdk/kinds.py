@@ -72,6 +72,12 @@ class NodeClass(Protocol):
                                  has that record's id and no more: its sides may come of different stages. The engine
                                  then keeps what came first, and calls `gather` when the last is there, will not come, or
                                  the `wait` of its settings (ms or None) is over
+    family                       class attribute of such a node: the input port whose records are children of those on its
+                                 other port, and are kept with them. It has ``expected(batch: Batch) -> Sequence[int]``
+                                 then: how many children each record of the other port has. Its `late` setting ("drop",
+                                 "fail") says what becomes of a child that comes after the time
+    splits                       class attribute: the output port on which a node makes children, one or more of a record,
+                                 and gives on another port each record itself
     repartition(settings)        staticmethod: (key fields, encoding, partitions): the node's records are keyed anew, and
                                  what comes next reads them from Kafka; "" and 0 leave encoding and partitions to the engine
     loop                         class attribute: the output port that may lead back to an earlier node. The kind bounds
@@ -126,6 +132,16 @@ class NodeKind:
     def apart(self) -> bool:
         """Whether its sides may come of different stages (see `NodeClass`)."""
         return self.gathers and bool(getattr(self.target, "apart", False))
+
+    @property
+    def family(self) -> str:
+        """The input port that has children of the records of the other one (see `NodeClass`); "" for none."""
+        return str(getattr(self.target, "family", ""))
+
+    @property
+    def splits(self) -> str:
+        """The output port on which it makes children (see `NodeClass`); "" for none."""
+        return str(getattr(self.target, "splits", ""))
 
     @property
     def outside(self) -> bool:

@@ -176,7 +176,8 @@ nodes:
     assert [line for line in lines(tmp_path, text) if "warning" not in line] == [
         (
             "8:31: node 'c' of pipeline 'p' gathers the branches of one record, but its sides come of different stages: "
-            "a, b ('test.gather' needs all of them in one stage (no `isolate` in between); join.by_id and join.any do not)"
+            "a, b ('test.gather' needs all of them in one stage (no `isolate` in between); join.by_id, join.any and "
+            "each.gather do not)"
         ),
     ]
 
