@@ -119,7 +119,9 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "GatewaySpec": {
         "host": "Address to listen on.",
-        "port": "Port to listen on; 0 takes a free one.",
+        "port": "Port of the HTTP door; 0 takes a free one.",
+        "grpc": "Whether the gRPC door is opened as well, where grpcio is installed.",
+        "grpc_port": "Port of the gRPC door; 0 takes a free one.",
         "token": "What callers must send as `Authorization: Bearer`; needed off loopback.",
     },
 }

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, closing
@@ -17,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dataflow.cli.context import bootstrap_option, project_option
+from dataflow.cli.doors import Door, door_options, grpc_port_of
 from dataflow.cli.hosting import Reloader, cluster, console, deploy_plan, only_one, show_build, warn
 from dataflow.cli.process import calm_collector, few_arenas
-from dataflow.cli.status import STATE_FILE
 from dataflow.core.errors import DataflowError, TransportError
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from dataflow.planner.plan import Plan
     from dataflow.registry import Registry
     from dataflow.runtime.workshop import Workshop
-    from dataflow.spec import Project
     from dataflow.transport.kafka import KafkaFabric
 
 # What slow starts (big tables, big models) may take before the door opens all the same and says 504.
@@ -40,10 +37,7 @@ FOLLOW_INTERVAL_S: Final = 2.0
 @click.argument("pipelines", nargs=-1)
 @project_option
 @bootstrap_option
-@click.option(
-    "--host", default=None, help="Address of the HTTP door. Default: the project's, else 127.0.0.1."
-)
-@click.option("--port", type=int, default=None, help="Port of the HTTP door; 0 takes a free one.")
+@door_options
 @click.option("--broker-port", type=int, default=0, help="Port of the embedded broker; 0 takes a free one.")
 @click.option("--ephemeral", is_flag=True, help="Throw the embedded broker's data away at the end.")
 @click.option("--reload/--no-reload", default=True, help="Take changes of files over when they are saved.")
@@ -56,6 +50,8 @@ def up(
     bootstrap: str,
     host: str | None,
     port: int | None,
+    grpc_port: int | None,
+    grpc: bool | None,
     broker_port: int,
     ephemeral: bool,
     reload: bool,
@@ -73,7 +69,9 @@ def up(
         warn(str(problem))
     with ExitStack() as stack:
         stack.enter_context(only_one(project))
-        door = _Door(assembled.project, host, port, project)
+        door = Door(
+            assembled.project, host, port, project, grpc_port_of(assembled.project, grpc_port, wanted=grpc)
+        )
         stack.enter_context(
             closing(door.reserve())
         )  # before the broker starts: no need to wait for a refusal
@@ -123,10 +121,16 @@ def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...], metrics: s
 @click.command()
 @project_option
 @bootstrap_option
-@click.option("--host", default=None, help="Address to listen on. Default: the project's, else 127.0.0.1.")
-@click.option("--port", type=int, default=None, help="Port to listen on; 0 takes a free one.")
-def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -> None:
-    """Serve deployed pipelines over HTTP; the work is done by workers elsewhere."""
+@door_options
+def gateway(
+    project: Path,
+    bootstrap: str,
+    host: str | None,
+    port: int | None,
+    grpc_port: int | None,
+    grpc: bool | None,
+) -> None:
+    """Serve deployed pipelines over HTTP and gRPC; the work is done by workers elsewhere."""
     from dataflow.control.connect import connect
     from dataflow.control.host import Host
     from dataflow.registry import Registry
@@ -134,7 +138,8 @@ def gateway(project: Path, bootstrap: str, host: str | None, port: int | None) -
 
     few_arenas()
     _log_to_stderr()
-    door = _Door(load_project(project, environ=os.environ), host, port, None)
+    settings = load_project(project, environ=os.environ)
+    door = Door(settings, host, port, None, grpc_port_of(settings, grpc_port, wanted=grpc))
     door.reserve().close()  # an address that cannot be had is told now; until there are plans nobody is served
     door.reserved = None
     stop = _stop_on_signals()
@@ -243,45 +248,11 @@ def _follow(
             return
 
 
-# ---------------------------------------------------------------- the HTTP door
-
-
-class _Door:
-    """Where to listen; `state` is where `up` writes down what it runs, for `status` and others."""
-
-    def __init__(
-        self, project: Project, host: str | None, port: int | None, state_folder: Path | None
-    ) -> None:
-        declared = project.settings.gateway
-        self.host = host or declared.host
-        self.port = declared.port if port is None else port
-        token = os.environ.get("DATAFLOW_TOKEN") or declared.token
-        self.tokens = {token: frozenset({"private"})} if token else {}
-        self._state = state_folder / ".dataflow" / STATE_FILE if state_folder is not None else None
-        self.reserved: socket.socket | None = None
-
-    def reserve(self) -> socket.socket:
-        """Take the address now; callers wait in its queue until it is served. Raises DataflowError."""
-        from dataflow.gateway.server import bind, check_exposure
-
-        check_exposure(self.host, self.tokens)
-        self.reserved = bind(self.host, self.port)
-        return self.reserved
-
-    def opened(self, port: int, bootstrap: str) -> None:
-        url = f"http://{self.host}:{port}"
-        console().print(f"broker   {bootstrap}\ngateway  {url}")
-        if self._state is not None:
-            self._state.parent.mkdir(parents=True, exist_ok=True)
-            self._state.write_text(json.dumps({"pid": os.getpid(), "gateway": url, "bootstrap": bootstrap}))
-
-    def closed(self) -> None:
-        if self._state is not None:
-            self._state.unlink(missing_ok=True)
+# ---------------------------------------------------------------- the doors
 
 
 def _serve(
-    running: Host, door: _Door, bootstrap: str, stop: threading.Event, reloader: Reloader | None
+    running: Host, door: Door, bootstrap: str, stop: threading.Event, reloader: Reloader | None
 ) -> None:
     from dataflow.gateway.server import new_event_loop, serve
 
@@ -294,7 +265,7 @@ def _serve(
         try:
             async with _reloading(reloader, stopping):
                 started = partial(_announce, door, running, bootstrap)
-                await serve(served, door.host, door.port, stopping, started, door.reserved)
+                await serve(served, door.host, door.port, stopping, started, door.reserved, door.grpc)
         finally:
             stop.set()  # else its waiter would keep the process
             await waiter
@@ -306,7 +277,7 @@ def _serve(
         door.closed()
 
 
-def _announce(door: _Door, running: Host, bootstrap: str, port: int) -> None:
+def _announce(door: Door, running: Host, bootstrap: str, port: int) -> None:
     door.opened(port, bootstrap)
     for plan in running.plans.values():
         path = f"/v2/models/{plan.pipeline}/infer" if plan.answer else "no answer: produce to its inputs"

@@ -239,10 +239,12 @@ def _setting(name: str, value: object, folder: Path) -> str:
 
 
 class GatewaySpec(Strict):
-    """The HTTP door; only loopback unless a token is set."""
+    """The HTTP door and, on the same host, the gRPC door; only loopback unless a token is set."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
+    grpc: bool = True
+    grpc_port: int = Field(default=0, ge=0, le=65_535)
     token: str = Field(default="", repr=False)
 
 
