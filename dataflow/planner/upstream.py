@@ -50,6 +50,8 @@ class Pipelines:
 
     def _find(self, text: str) -> ResolvedEdge | None:
         """See `resolve.Others`."""
+        if text in self._project.broken:
+            raise NotKnownYetError(f"topic '{text}' has faults")
         pipeline, _, edge = text.partition(".")
         reader = self._under_way[-1]
         if pipeline == reader:
