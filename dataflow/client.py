@@ -34,7 +34,7 @@ from dataflow.control.deploy import read_plans
 from dataflow.control.produce import TopicProducer, create_topic
 from dataflow.control.records import Stream, TapRecord, columns_of_records
 from dataflow.control.starts import FROM_LATEST, parse_start, start_of_id
-from dataflow.control.streams import EdgeReader, find_stream, find_topic
+from dataflow.control.streams import EdgeReader, find_stream, find_writable
 from dataflow.core.errors import GatewayError, TransportError
 from dataflow.core.limits import DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS
 from dataflow.core.schema import Schema
@@ -211,7 +211,7 @@ class Client:
         """
         fabric = self._cluster()
         project = self._project()
-        stream = find_topic(topic, self._plans(), project)
+        stream = find_writable(topic, self._plans(), project)
         columns, count = _columns(stream.schema, records)
         create_topic(fabric, project, topic)
         with TopicProducer(fabric, stream, key=key) as producer:

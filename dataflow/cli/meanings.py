@@ -93,7 +93,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "retention": "How long anyone may come and look.",
         "retention_bytes": "How much of a partition is kept.",
         "codec": "How records become bytes; `json` shows text in any Kafka tool.",
-        "partitions": "Partitions of each edge. Default: those of the input.",
+        "partitions": "Partitions of each edge: as many as the input (the default), or a number that divides those.",
     },
     "AnswerSpec": {
         "from": "Edges: the first record of the request on any of them is the answer.",

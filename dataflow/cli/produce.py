@@ -51,13 +51,16 @@ def produce(
     strict: bool,
     print_ids: bool,
 ) -> None:
-    """Write the records of FILE (default: standard input) to TOPIC. Exits 1 if a row does not fit the contract."""
+    """Write the records of FILE (default: standard input) to TOPIC. Exits 1 if a row does not fit the contract.
+
+    TOPIC is one whose contract is known: an input, a table, what a pipeline publishes, or an edge that is `open: true`.
+    """
     from dataflow.control.files import Ignored, read_file
     from dataflow.control.produce import TopicProducer, create_topic
-    from dataflow.control.streams import find_topic
+    from dataflow.control.streams import find_writable
 
     with cluster(project, bootstrap) as outside:
-        stream = find_topic(topic, outside.plans, outside.project)
+        stream = find_writable(topic, outside.plans, outside.project)
         ignored = Ignored()
         batches: Iterator[FileBatch] = read_file(file, stream.schema, form, ignored=ignored)
         if strict:

@@ -67,6 +67,19 @@ def find_topic(name: str, plans: Mapping[str, Plan], project: Project | None = N
     return known[name]
 
 
+def find_writable(name: str, plans: Mapping[str, Plan], project: Project | None = None) -> Stream:
+    """A topic that outsiders may write to. Raises SpecError for a pipeline's own edges, but those that are open."""
+    for plan in plans.values():
+        for edge in plan.edges.values():
+            if name in edge.topics and edge.node and not edge.open:
+                inputs = sorted(t for e in plan.edges.values() if not e.node for t in e.topics)
+                raise SpecError(
+                    f"'{name}' is an edge of pipeline '{plan.pipeline}': its node '{edge.node}' writes it, and nobody else",
+                    hint=f"`open: true` at the node lets others write to it; its inputs: {', '.join(inputs)}",
+                )
+    return find_topic(name, plans, project)
+
+
 def known_topics(plans: Mapping[str, Plan], project: Project | None = None) -> dict[str, Stream]:
     """Every topic whose contract is known: the project's own declarations win over what is deployed."""
     known: dict[str, Stream] = {}

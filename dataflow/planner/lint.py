@@ -53,6 +53,7 @@ def check(project: Project, resolved: Resolved) -> list[Problem]:
         *_output_faults(project, resolved),
         *_answer_faults(resolved),
         *_codec_faults(resolved),
+        *_count_faults(resolved),
         *_test_faults(resolved),
     ]
     for node in resolved.nodes.values():
@@ -206,6 +207,32 @@ def _codec_faults(resolved: Resolved) -> Iterator[Fault]:
                 f"codec: 'raw' carries one field of type bytes, '{edge.name}' has {edge.schema.describe()}"
             )
             yield Fault(("edges", "codec"), message, "valid: avro, arrow, json")
+
+
+def _count_faults(resolved: Resolved) -> Iterator[Fault]:
+    """Each task writes to the partition of its own number: that is where keys belong only if one count divides the other."""
+    wanted = resolved.spec.edges.partitions
+    if wanted is None:
+        return
+    for node in resolved.nodes.values():
+        made = [resolved.edges[name] for name in node.outputs.values() if name in resolved.edges]
+        if node.kind.outside or any(edge.key for edge in made):
+            continue  # placed by key, over however many
+        for name in (edge for edges in node.inputs.values() for edge in edges):
+            count = resolved.edges[name].partitions
+            if not made or count % wanted == 0:
+                continue
+            keyed = any(resolved.edges[edge].key for edge in resolved.placed_by(name))
+            message = f"partitions: '{made[0].name}' would have {wanted}, and '{name}', which it is made of, has {count}: "
+            message += (
+                "records would not lie where their keys belong"
+                if keyed
+                else "some partitions would stay empty"
+            )
+            valid = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+            hint = f"leave it out, or valid: {valid}; `rekey` spreads records over any number"
+            yield Fault(("edges", "partitions"), message, hint, "error" if keyed else "warning")
+            return
 
 
 def _partition_faults(resolved: Resolved, node: ResolvedNode) -> Iterator[Fault]:

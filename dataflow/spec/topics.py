@@ -20,6 +20,7 @@ KeyEncoding = Literal["string", "int32", "int64", "bytes", "composite"]
 Cleanup = Literal["delete", "compact", "compact,delete"]
 
 _KEYABLE: Final = ("string", "enum", "bytes", "bool", "timestamp", "date", "decimal", *INTEGERS)
+_INT32_HOLDS: Final = ("int8", "int16", "int32", "uint8", "uint16")
 _TOPIC_NAME: Final = r"[A-Za-z0-9._-]{1,249}"
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_-]{0,99}"
 
@@ -166,6 +167,12 @@ class TopicSpec(Document):
         whole = (*INTEGERS, "timestamp") if encoding == "int64" else INTEGERS
         if encoding in {"int32", "int64"} and any(kind not in whole for kind in kinds):
             yield Fault(("key_encoding",), f"key_encoding: '{encoding}' needs a whole number, not {kinds[0]}")
+        elif encoding == "int32" and any(kind not in _INT32_HOLDS for kind in kinds):
+            yield Fault(
+                ("key_encoding",),
+                f"key_encoding: 'int32' takes 4 bytes, which do not hold every {kinds[0]}",
+                f"valid: int64, string, composite; or declare '{self.key[0]}' as int32",
+            )
         if encoding == "bytes" and any(kind != "bytes" for kind in kinds):
             yield Fault(
                 ("key_encoding",), f"key_encoding: 'bytes' needs a field of type bytes, not {kinds[0]}"

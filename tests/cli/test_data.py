@@ -222,6 +222,7 @@ def test_errors_are_one_line(made: Made) -> None:
         (["tap", f"{made.first}.checked", "--from", "noon"], "no place to start"),
         (["tap", f"{made.first}.checked", "--where", "valeu > 1"], "valeu"),
         (["produce", f"{made.readings}x"], f"did you mean '{made.readings}'"),
+        (["produce", f"{made.first}.checked"], "its node 'checked' writes it, and nobody else"),
         (["produce", made.readings, "nothing.csv"], "cannot read 'nothing.csv'"),
         (["run", made.first, "--in", "x=y.csv"], "has no input 'x'"),
         (["run", made.first, "--in", "y.csv", "--edge", "x"], "has no edge 'x'"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from dataflow.codecs import codec_for
 from dataflow.control.records import DEAD_LETTER_STREAM, Stream, TapRecord, jsonable_records, key_text
 from dataflow.control.starts import FROM_EARLIEST, FROM_LATEST, Start, parse_start, start_of_id
-from dataflow.control.streams import EdgeReader, Merge, find_stream, read_at
+from dataflow.control.streams import EdgeReader, Merge, find_stream, find_writable, read_at
 from dataflow.core import headers, ids
 from dataflow.core.batch import Batch
 from dataflow.core.errors import ExpressionError, SpecError, TopicGoneError
@@ -263,6 +264,23 @@ def test_names_of_streams(tmp_path: Path, unique: str) -> None:
         find_stream(f"{made.first}.checked", {}, project)
     with pytest.raises(TopicGoneError):
         EdgeReader(MemoryFabric(), find_stream(f"{made.first}.checked", plans))
+
+
+def test_outsiders_write_to_inputs_and_open_edges_only(tmp_path: Path, unique: str) -> None:
+    made = make(tmp_path, unique, MemoryFabric())
+    plans, project = made.plans, made.assembled.project
+    topic = f"{made.first}.checked"
+    with pytest.raises(SpecError) as error:
+        find_writable(topic, plans, project)
+    assert str(error.value) == (
+        f"'{topic}' is an edge of pipeline '{made.first}': its node 'checked' writes it, and nobody else "
+        f"(`open: true` at the node lets others write to it; its inputs: {made.readings})"
+    )
+    plan = plans[made.first]
+    edges = {**plan.edges, "checked": replace(plan.edges["checked"], open=True)}
+    assert find_writable(topic, {made.first: replace(plan, edges=edges)}, project).topics == (topic,)
+    for allowed in (made.readings, f"{made.name}.doubles"):
+        assert find_writable(allowed, plans, project).topics == (allowed,)
 
 
 def test_read_at(fabric: Fabric, stream: Stream) -> None:

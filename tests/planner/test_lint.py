@@ -305,6 +305,31 @@ def test_an_answer_behind_a_fault_is_not_reported(tmp_path: Path) -> None:
     ]
 
 
+def test_partitions_of_edges_must_divide_those_of_the_input(tmp_path: Path) -> None:
+    """A task writes to the partition of its number, which is where keys belong if one count divides the other."""
+    text = "inputs: {t: t}\nedges: {partitions: %d}\nnodes:\n  n: {use: test.pass, from: t}\n"
+    for index, (count, good) in enumerate({1: True, 2: True, 4: True, 3: False, 8: False}.items()):
+        expected = (
+            f"4:21: partitions: 'n' would have {count}, and 't', which it is made of, has 4: records would not lie where "
+            "their keys belong (leave it out, or valid: 1, 2, 4; `rekey` spreads records over any number)"
+        )
+        assert lines(tmp_path / str(index), text % count) == ([] if good else [expected])
+    rekeyed = text.replace("use: test.pass, from: t", "use: test.rekey, from: t, with: {key: id}")
+    assert lines(tmp_path / "rekeyed", rekeyed % 8 + "  m: {use: test.pass, from: n}\n") == []
+
+
+def test_more_partitions_than_an_input_without_keys_has(tmp_path: Path) -> None:
+    files = {"topics/k.yaml": "kind: Topic\nname: k\npartitions: 4\nfields: {id: string}\n"}
+    files["pipelines/p.yaml"] = (
+        "kind: Pipeline\nname: p\ninputs: {k: k}\nedges: {partitions: 8}\nnodes:\n  n: {use: test.pass, from: k}\n"
+    )
+    (problem,) = lint(project_of(tmp_path, files), REGISTRY)
+    assert problem.severity == "warning"
+    assert "'n' would have 8, and 'k', which it is made of, has 4: some partitions would stay empty" in str(
+        problem
+    )
+
+
 def test_a_join_of_differently_partitioned_topics(tmp_path: Path) -> None:
     text = """
 inputs: {t: t, u: u}

@@ -180,6 +180,8 @@ def test_topic_faults(tmp_path: Path) -> None:
                 fields: {}
             """,
             "topics/c.yaml": "kind: Topic\nname: c\nkey: x\nkey_encoding: int\ncleanup: compact\nfields: {x: string}\n",
+            "topics/f.yaml": "kind: Topic\nname: f\nkey: n\nkey_encoding: int32\nfields: {n: int64}\n",
+            "topics/e.yaml": "kind: Topic\nname: e\nkey: n\nkey_encoding: int32\nfields: {n: uint16}\n",
             "topics/d.yaml": "kind: Topic\nname: d\ncleanup: compact\nfields: {x: string}\n",
         },
     )
@@ -199,6 +201,10 @@ def test_topic_faults(tmp_path: Path) -> None:
         "topics/b.yaml:6:9: fields: it must not be empty",
         "topics/c.yaml:4:15: key_encoding: 'int64' needs a whole number, not string",
         "topics/d.yaml:3:10: a compacted topic needs a key (e.g. key: id)",
+        (
+            "topics/f.yaml:4:15: key_encoding: 'int32' takes 4 bytes, which do not hold every int64 "
+            "(valid: int64, string, composite; or declare 'n' as int32)"
+        ),
     ]
 
 
