@@ -11,10 +11,11 @@ to the edge on which they were made, the parents' to where these began.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from dataflow.planner.branches import Branch, begun_on, born_on, branches_of, is_split, same_ids
+from dataflow.planner.homes import home_faults, homes_of, left_by
 from dataflow.planner.plan import CONTROL, CONTROL_SCHEMA, ClosePlan, EdgePlan, join_source
 from dataflow.planner.resolved import Resolved
 from dataflow.spec import Fault
@@ -22,71 +23,6 @@ from dataflow.spec.problems import YamlPath
 
 if TYPE_CHECKING:
     from dataflow.planner.stages import Stages
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Sides of a join that have records of one kind, and the edges on which these began, with their ids."""
-
-    sides: tuple[str, ...]
-    roots: frozenset[str]
-
-
-def branches_of(resolved: Resolved, join: str) -> tuple[Branch, ...]:
-    """One for a join of records with one id; the children and their parents for one that puts children together."""
-    node = resolved.nodes[join]
-    sides = resolved.read_by(join)
-    if node.kind.family:
-        children = node.inputs.get(node.kind.family, ())
-        parents = tuple(side for side in sides if side not in children)
-        return (
-            Branch(children, frozenset().union(*(born_on(resolved, side) for side in children))),
-            Branch(parents, frozenset().union(*(_begun_on(resolved, side) for side in parents))),
-        )
-    begun = {_begun_on(resolved, side) for side in sides}
-    if len(begun) > 1:  # children on one side, and not on another
-        begun = {frozenset().union(*(resolved.placed_by(side) for side in sides))}
-    return (Branch(sides, begun.pop()),)
-
-
-def born_on(resolved: Resolved, edge: str) -> frozenset[str]:
-    """The edges on which the records of `edge` were made as children; those where they begin if they were not."""
-    return _back(resolved, edge, lambda name: _is_split(resolved, name))
-
-
-def _begun_on(resolved: Resolved, edge: str) -> frozenset[str]:
-    """The edges since which the records of `edge` have their ids, and lie where they lie."""
-    return _back(resolved, edge, lambda name: _is_split(resolved, name) or resolved.edges[name].places)
-
-
-def _back(resolved: Resolved, edge: str, stops: Callable[[str], bool]) -> frozenset[str]:
-    found, seen, waiting = set(), {edge}, [edge]
-    while waiting:
-        name = waiting.pop()
-        producer = resolved.edges[name].producer
-        feeding = () if producer is None else _same_ids(resolved, producer)
-        if not feeding or stops(name):
-            found.add(name)
-            continue
-        waiting += [e for e in feeding if e not in seen]
-        seen.update(feeding)
-    return frozenset(found)
-
-
-def _is_split(resolved: Resolved, edge: str) -> bool:
-    """Whether children are made on an edge."""
-    found = resolved.edges[edge]
-    return (
-        bool(found.port)
-        and found.producer is not None
-        and resolved.nodes[found.producer].kind.splits == found.port
-    )
-
-
-def _same_ids(resolved: Resolved, node: str) -> tuple[str, ...]:
-    """The edges whose records a node gives again: what puts children together gives their parents."""
-    found = resolved.nodes[node]
-    return tuple(e for port, edges in found.inputs.items() if port != found.kind.family for e in edges)
 
 
 def ways_of(stages: Stages, join: str) -> dict[str, tuple[str, ...]]:
@@ -130,7 +66,7 @@ def _before(stages: Stages, producer: str, roots: frozenset[str]) -> tuple[set[s
             sources.add(join_source(node))
             continue
         seen.add(node)
-        for edge in _same_ids(stages.resolved, node):
+        for edge in same_ids(stages.resolved, node):
             maker = stages.resolved.edges[edge].producer
             if edge in roots or maker is None or stages.fetches(node, edge):
                 sources.add(edge)
@@ -155,9 +91,12 @@ def closed_by(stages: Stages, stage: str) -> tuple[ClosePlan, ...]:
                 producer = resolved.edges[edge].producer
                 if producer is None or stages.stage_of[producer] != stage:
                     continue
-                if edge in branch.roots and _is_split(resolved, edge):
+                if edge in branch.roots and is_split(resolved, edge):
                     found.add(ClosePlan(edge, edge))  # a child may be too large for its own edge
-                found.update(ClosePlan(s, edge, _through(stages, s, producer, branch.roots)) for s in sources)
+                home = left_by(resolved, edge, branch.roots) if resolved.nodes[join].kind.family else ()
+                found.update(
+                    ClosePlan(s, edge, _through(stages, s, producer, branch.roots), home) for s in sources
+                )
         if stages.stage_of[join] == stage:
             found.update(ClosePlan(side, side) for side in resolved.read_by(join))
     return tuple(sorted(found))
@@ -169,7 +108,10 @@ def control_edge(stages: Stages) -> EdgePlan | None:
         return None
     name = stages.resolved.spec.name
     partitions = max(_partitions(stages, join) for join in stages.apart)
-    return EdgePlan(CONTROL, (f"{name}.control",), CONTROL_SCHEMA, "avro", partitions, node=CONTROL)
+    home = tuple(sorted({topic for left in homes_of(stages).values() for topic in left}))
+    return EdgePlan(
+        CONTROL, (f"{name}.control",), CONTROL_SCHEMA, "avro", partitions, node=CONTROL, home=home
+    )
 
 
 # ---------------------------------------------------------------- what forbids it
@@ -190,7 +132,7 @@ def apart_faults(stages: Stages, join: str) -> Iterator[Fault]:
             f"'{kind.name}' needs all of them in one stage (no `isolate` in between); join.by_id, join.any and each.gather "
             "do not",
         )
-    elif len(set(roots.values())) > 1:
+    elif not kind.family and len(set(roots.values())) > 1:
         said = "; ".join(f"'{side}' of {', '.join(sorted(found))}" for side, found in roots.items())
         yield Fault(
             place,
@@ -213,6 +155,7 @@ def _way_faults(stages: Stages, join: str, place: YamlPath, called: str) -> Iter
     ways = ways_of(stages, join)
     if resolved.nodes[join].kind.family:
         yield from _family_faults(resolved, join, place, called)
+        yield from home_faults(stages, join, place, called)
     for edge in sorted(ways):
         producer = resolved.edges[edge].producer
         if producer is not None and ways[edge] and resolved.nodes[producer].kind.outside:
@@ -232,9 +175,9 @@ def _way_faults(stages: Stages, join: str, place: YamlPath, called: str) -> Iter
 def _family_faults(resolved: Resolved, join: str, place: YamlPath, called: str) -> Iterator[Fault]:
     """How many children there are, and which, is known of those that a split made of the very records of the other side."""
     children, parents = branches_of(resolved, join)
-    made = {edge for edge in children.roots if _is_split(resolved, edge)}
+    made = {edge for edge in children.roots if is_split(resolved, edge)}
     split = {e for edge in made for e in resolved.read_by(resolved.edges[edge].producer or "")}
-    begun = frozenset().union(*(_begun_on(resolved, edge) for edge in split))
+    begun = frozenset().union(*(begun_on(resolved, edge) for edge in split))
     if made != children.roots:
         said = ", ".join(f"'{edge}'" for edge in sorted(children.roots - made))
         yield Fault(
@@ -260,7 +203,7 @@ def split_faults(stages: Stages, node: str) -> Iterator[Fault]:
         producer = resolved.edges[edge].producer
         whole = producer is not None and not stages.fetches(node, edge)
         sources = _before(stages, producer, roots)[0] if whole and producer is not None else {edge}
-        makers = {e: resolved.edges[e].producer for e in roots if _is_split(resolved, e)}
+        makers = {e: resolved.edges[e].producer for e in roots if is_split(resolved, e)}
         far = [e for e, maker in makers.items() if maker is not None and stages.stage_of[maker] != stage]
         if makers and (far or not sources <= roots):
             kind = resolved.nodes[node].kind.name

@@ -10,6 +10,7 @@ from dataflow.core import limits
 from dataflow.core.errors import PlanError
 from dataflow.planner import plan as plans
 from dataflow.planner.apart import closed_by, control_edge, ways_of
+from dataflow.planner.homes import homes_of
 from dataflow.planner.plan import (
     AnswerPlan,
     EdgePlan,
@@ -48,6 +49,7 @@ def build_plan(
     answer = _answer(resolved)
     edges = _edges(resolved, topics, answer)
     cut = _cut(resolved)
+    edges |= {e: dataclasses.replace(edges[e], home=home) for e, home in homes_of(cut).items()}
     nodes = {n.name: _node(n, cut) for n in resolved.nodes.values()}
     stages = tuple(_stage(cut, edges, answer, name) for name in cut.names)
     control = control_edge(cut)

@@ -74,6 +74,7 @@ class EdgePlan:
     loop   earlier nodes that it leads back to; () for an edge that closes no loop
     upstream  ``pipeline.edge`` of the other pipeline whose edge this input is; "" for any other edge
     write  False when the pipeline declares the edge `write: off`: then `topics` is empty
+    home   topics that key records anew: those that came by one are written back to the partition where they were before
     """
 
     name: str
@@ -90,6 +91,7 @@ class EdgePlan:
     open: bool = False
     upstream: str = ""
     loop: tuple[str, ...] = ()
+    home: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,17 @@ class NodePlan:
 class ClosePlan:
     """Of a record that a stage takes from `source` and does not write on `edge`, it says so on the control topic.
 
-    source   an edge that it fetches, or `join_source` of a join whose sides come of different stages
+    source   an edge that it fetches or on which it makes children, or `join_source` of a join whose sides come of
+             different stages
     edge     an edge of the stage; the source itself for one that a join here reads: a record may not reach the join
     through  the nodes on the way
+    home     as `EdgePlan.home`: where it is said of a record that was keyed anew on the way
     """
 
     source: str
     edge: str
     through: tuple[str, ...] = ()
+    home: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

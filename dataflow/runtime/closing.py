@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from dataflow.core.batch import Batch, Row
+from dataflow.core.homes import home_said
 from dataflow.core.outcomes import LATE
 from dataflow.core.schema import column_of
 from dataflow.planner.plan import CONTROL_SCHEMA, ClosePlan, StagePlan, join_source
@@ -57,7 +58,7 @@ def _gone(close: ClosePlan, outputs: Mapping[str, Iterable[str]], hand: InHand) 
     for node, rows, indices in hand.execution.holds:
         if node in close.through:
             there.update(_identity(rows[i]) for i in indices)
-    return [_bare(row) for identity, row in taken.items() if identity not in there]
+    return [_bare(row, close.home) for identity, row in taken.items() if identity not in there]
 
 
 def _taken(close: ClosePlan, outputs: Mapping[str, Iterable[str]], hand: InHand) -> dict[Identity, Row]:
@@ -95,6 +96,7 @@ def _identity(row: Row) -> Identity:
     return row.id, row.attempt
 
 
-def _bare(row: Row) -> Row:
+def _bare(row: Row, home: tuple[str, ...]) -> Row:
     """The row as it is spoken of: nobody waits for what is said."""
-    return Row(row.id, row.key, row.source, attempt=row.attempt, parents=row.parents)
+    carry = home_said(row.carry, home) if row.carry else ()
+    return Row(row.id, row.key, row.source, carry, attempt=row.attempt, parents=row.parents)

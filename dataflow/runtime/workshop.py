@@ -245,7 +245,7 @@ class Workshop:
         targets = [
             Target(
                 t, codec, edge.partitions, edge.max_record_bytes, room(t), _constant(codec, origin),
-                edge.key, edge.key_encoding,
+                edge.key, edge.key_encoding, home=edge.home, leaves=any(t in e.home for e in plan.streams),
             )
             for t in edge.topics
         ]  # fmt: skip

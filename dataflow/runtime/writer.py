@@ -16,6 +16,7 @@ from dataflow.codecs.values import conform
 from dataflow.core import headers
 from dataflow.core.batch import Batch, Encoded, Row
 from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError, shortened
+from dataflow.core.homes import home_of, with_home
 from dataflow.core.schema import Schema
 from dataflow.core.shares import address_of, share_of
 from dataflow.observe.metrics import EdgeMetrics
@@ -64,7 +65,8 @@ class Target:
     A record whose key is made here is placed by it, not on the task's own partition: it may belong to another task.
     `max_bytes` bounds the value, `room_bytes` value, key and the headers that travel on: what the topic really takes.
     `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
-    task's own partition, and nothing of a request goes along.
+    task's own partition, and nothing of a request goes along. Records that left their partition by a topic of `home` are
+    written back to it; those of a topic that `leaves` have it noted on them.
     """
 
     topic: str
@@ -76,6 +78,8 @@ class Target:
     key: tuple[str, ...] = ()
     key_encoding: str = ""
     contract: Schema | None = None
+    home: tuple[str, ...] = ()
+    leaves: bool = False
 
 
 class EdgeWriter:
@@ -159,7 +163,8 @@ class EdgeWriter:
             if length > limit:
                 ended.append(self._too_large(row, value, target))
                 continue
-            head: list[Header] = [(headers.ID, row.id), *constant, *row.carry]
+            carry = with_home(row.carry, topic, partition) if target.leaves else row.carry
+            head: list[Header] = [(headers.ID, row.id), *constant, *carry]
             if row.parents:
                 head.append((headers.PARENTS, b",".join(row.parents)))
             if row.attempt:
@@ -169,7 +174,8 @@ class EdgeWriter:
             # Counted before the call: a full queue serves callbacks from within it.
             barrier.left += 1
             try:
-                send(topic, value, key, head, where, acknowledged)
+                at = home_of(row.carry, target.home) if target.home else None
+                send(topic, value, key, head, where if at is None else at % target.partitions, acknowledged)
             except RecordTooLargeError:
                 barrier.left -= 1
                 ended.append(self._too_large(row, value, target))

@@ -171,3 +171,55 @@ def test_a_time_to_wait_where_nothing_waits(tmp_path: Path) -> None:
     assert faults(tmp_path / "whole", text.replace(", isolate: true", "")) == [
         "warning: wait: has no effect: all sides of 'all' are in one stage, which knows when they are over"
     ]
+
+
+# ---------------------------------------------------------------- children that are keyed anew
+
+AWAY = TEXT.replace(", isolate: true", "").replace(
+    "  more: {use: test.pass, from: item}",
+    "  by: {use: rekey, from: item, with: {key: do}}\n  more: {use: test.pass, from: by}",
+)
+
+
+def test_children_that_are_keyed_anew_go_back(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, AWAY)
+    assert {e.name: e.home for e in plan.edges.values() if e.home} == {"more": ("p.by",)}
+    assert plan.control is not None
+    assert plan.control.home == ("p.by",)
+    assert {(c.source, c.edge): c.home for s in plan.stages for c in s.closes if c.home} == {
+        ("split", "by"): ("p.by",),
+        ("by", "more"): ("p.by",),
+    }
+    assert plan_from_json(plan_to_json(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("changed", "by", "expected"),
+    [
+        (
+            "items: more",
+            "items: by",
+            "node 'all' of pipeline 'p' has its items from 'by', which keys them anew: they do not lie with their record",
+        ),
+        (
+            "  all:",
+            "  other: {use: test.pass, from: more, isolate: true}\n  all:",
+            "'more' goes back to the partitions of what was split, for 'all': node 'other' would not have its records by their key",
+        ),
+        (
+            "with: {key: do}",
+            "with: {key: do, partitions: 4}",
+            "the sides of node 'all' of pipeline 'p' come of different stages and lie on different partitions: 'more' 4, 'split.parents' 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_come_home(tmp_path: Path, changed: str, by: str, expected: str) -> None:
+    assert f"error: {expected}" in faults(tmp_path, AWAY.replace(changed, by))
+
+
+def test_two_gathers_of_one_edge(tmp_path: Path) -> None:
+    twice = (
+        AWAY
+        + "  too: {use: each.gather, from: {items: more, of: split.parents}, with: {fields: {done: do}}}\n"
+    )
+    assert faults(tmp_path, twice) == []

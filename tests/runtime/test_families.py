@@ -24,11 +24,12 @@ from dataflow.testing.pipelines import START_S
 from dataflow.transport.api import Header
 from nodes.each import EachGather, EachSplit
 from nodes.join import JoinById
+from nodes.rekey import RekeyRecords
 from tests.runtime import test_apart
 from tests.runtime.kit import Scripted, add_one, make_plan, pass_on
 from tests.runtime.test_apart import again, identity
 
-KINDS = Registry.of(Scripted, add_one, pass_on, JoinById, EachSplit, EachGather)
+KINDS = Registry.of(Scripted, add_one, pass_on, JoinById, EachSplit, EachGather, RekeyRecords)
 BOTH = pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 TOPIC = (
     "kind: Topic\nname: {name}\nkey: n\npartitions: {partitions}\n"
@@ -467,3 +468,86 @@ def test_what_is_no_child_is_no_part_of_a_family(tmp_path: Path) -> None:
         assert run.gathered() == {0: ([None, "pass"], [0])}
         run.run.end()
         assert run.lost() == {"no parent": 3}
+
+
+# ---------------------------------------------------------------- away from home
+
+AWAY = """
+inputs: {records: records}
+answer: {from: [all], input: records}
+delivery: DELIVERY
+nodes:
+  split: {use: each.split, from: records, with: {field: items, as: do}, keep: [n]}
+  item: {use: test.script, from: split, retry: {backoff: 1ms}}
+  REKEYED
+  more: {use: test.script, from: BEFORE}
+  all:
+    use: each.gather
+    from: {items: more, of: split.parents}
+    with: {fields: {done: do}, on_missing: "null", missing: lacking}
+    keep: [n]
+"""
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("rekeyed", "last"),
+    [
+        ("by_do: {use: rekey, from: item, with: {key: do}}", "by_do"),
+        (
+            "by_do: {use: rekey, from: item, with: {key: do}}\n  by_index: {use: rekey, from: by_do, with: {key: index}}",
+            "by_index",
+        ),
+    ],
+)
+def test_children_that_are_keyed_anew_come_home(
+    tmp_path: Path, delivery: str, rekeyed: str, last: str
+) -> None:
+    """Wherever they are worked upon, and wherever they end."""
+    found = []
+    for lines, before in (("", "item"), (rekeyed, last)):
+        text = AWAY.replace("REKEYED", lines).replace("BEFORE", before).replace("DELIVERY", delivery)
+        plan = make_plan(tmp_path, text, registry=KINDS, topic=TOPIC, partitions=3)
+        with Run(tmp_path, plan) as run:
+            run.bring(
+                *[
+                    ("pass", [f"{x}:y", "item:drop", "more:fail", "pass", "more:retry"][: x % 6])
+                    for x in range(24)
+                ],
+                deadline_s=30,
+            )
+            run.run.settle()
+            result = run.run.result()
+            found.append((dict(zip(result.ids["all"], result.edges["all"], strict=True)), run.outcomes()))
+            assert len(result.edges["all"]) == 24
+            if lines:
+                stage = next(s for s in plan.stages if "more" in s.nodes)
+                assert stage.reads == (last,)
+                places = {m.key(): m.partition() for m in run.run._messages(["p.all"])}
+                assert places == {m.key(): m.partition() for m in run.run._messages(["records"])}
+                assert not run.kept()
+    assert found[0] == found[1]
+
+
+def test_families_in_families_away_from_home(tmp_path: Path) -> None:
+    """The inner children leave the place to which the outer ones have gone."""
+    kinds = Registry.of(Scripted, Row, Tail, EachSplit, EachGather, RekeyRecords)
+    text = NESTED.replace("ALONE", "")
+    away = text.replace(
+        "  row: {use: test.row, from: split}",
+        "  r: {use: rekey, from: split, with: {key: row}}\n  row: {use: test.row, from: r}",
+    ).replace(
+        "  cell: {use: test.script, from: inner}",
+        "  q: {use: rekey, from: inner, with: {key: do}}\n  cell: {use: test.script, from: q}",
+    )
+    records = [["cell:pass;cell:drop;x:y", "!", "", "cell:fail"][: n % 5] for n in range(20)]
+    found = []
+    for one in (text, away):
+        plan = make_plan(tmp_path, one, registry=kinds, topic=NESTED_TOPIC, partitions=3)
+        with PipelineRun(tmp_path, plan, kinds) as run:
+            run.feed("records", [{"n": n, "rows": rows} for n, rows in enumerate(records)])
+            run.settle()
+            result = run.result()
+            assert len(result.edges["all"]) == 20
+            found.append({e: dict(zip(result.ids[e], result.edges[e], strict=True)) for e in ("some", "all")})
+    assert found[0] == found[1]

@@ -171,13 +171,14 @@ class _Maker:
         gather = f"n{len(self.nodes)}"
         settings = {"fields": {"parts": "item"}, "on_missing": "skip"}
         self.nodes.append(Node(gather, "each.gather", reads, settings))
-        for index in range(first, len(self.nodes)):
-            self.nodes[index] = replace(
-                self.nodes[index], isolate=False
-            )  # a gather has its items of its own stage
+        # Items of another stage: what is complete first comes first.
+        apart = any(node.isolate for node in self.nodes[first:])
+        edge = replace(source, ordered=source.ordered and not apart, in_time=source.in_time and not apart)
         if not source.ordered:
-            self.unordered |= {split, f"{split}.parents", twice, kept, gather}
-        self.made(self.add("transform.select", Edge(gather), {"drop": ["parts", "count"]}), source)
+            self.unordered |= {split, f"{split}.parents", twice, kept}
+        if not edge.ordered:
+            self.unordered.add(gather)
+        self.made(self.add("transform.select", Edge(gather), {"drop": ["parts", "count"]}), edge)
 
     def join(self, source: Edge) -> None:
         first = len(self.nodes)
