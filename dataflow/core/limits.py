@@ -10,6 +10,9 @@ MAX_BATCH_RECORDS: Final = 500
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 # Batches whose outputs are not yet acknowledged, per task: beyond it the task's partitions are paused.
 MAX_BATCHES_IN_FLIGHT: Final = 8
+# Batches of a task of which records wait for a retry, and how many records these have: later ones overtake them until then.
+MAX_BATCHES_WAITING: Final = 64
+MAX_RECORDS_WAITING: Final = 4_000
 # Offsets are committed this often: what a crash may run again, against a broker round trip.
 COMMIT_INTERVAL_MS: Final = 100
 # A drain (SIGTERM, revoked partition) may take this long before work in hand is left to the next owner.
@@ -59,6 +62,9 @@ IDEMPOTENCY_TTL_MS: Final = 24 * 3_600_000
 MAX_IDEMPOTENCY_KEYS: Final = 200_000
 # A request that was claimed by a key and is not sent after this is left over from a gateway that died: it is sent again.
 IDEMPOTENCY_LEASE_MS: Final = 15_000
+# Callers at once who take all records of a request, and how far one of them may be behind before it is cut off.
+MAX_STREAMS: Final = 256
+MAX_STREAM_BACKLOG: Final = 10_000
 # Callers at once who wait for answers that are looked for in the log: each is a consumer.
 MAX_LOOKUPS: Final = 16
 # Concurrent calls of an async node within one batch.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -18,8 +18,9 @@ from dataflow.core import headers
 from dataflow.core.errors import DataflowError, GatewayError, nearest
 from dataflow.core.limits import MAX_PENDING_REQUESTS, MAX_TAPS
 from dataflow.gateway.doors import PipelineDoor
-from dataflow.gateway.exchange import Exchange
+from dataflow.gateway.exchange import REPORT_POLL_S, Exchange
 from dataflow.gateway.facts import tell
+from dataflow.gateway.generate import GenerateDoor
 from dataflow.gateway.http import (
     Budget,
     Receive,
@@ -52,9 +53,13 @@ Plans = Callable[[], Mapping[str, Plan]]
 # pipeline ("" if unknown), door (v2 | v1 | json | grpc | tap), HTTP status, seconds
 Observe = Callable[[str, str, int, float], None]
 _TRACEPARENT: Final = headers.TRACEPARENT.encode()
-_DOORS: Final = {"infer": "v2", "plain": "json", "predict": "v1", "tap": "tap"}
-Handler = Callable[[Exchange, PipelineDoor, Request, bytes, bool], Awaitable[Response]]
-_HANDLERS: Final[Mapping[str, Handler]] = {"infer": infer, "plain": plain, "predict": predict}
+_DOORS: Final = {
+    "infer": "v2", "plain": "json", "predict": "v1", "tap": "tap",
+    "generate": "generate", "generate_stream": "generate",
+}  # fmt: skip
+Answer = TypeVar("Answer", Response, Stream)
+Handler = Callable[[Exchange, PipelineDoor, Request, bytes, bool], Awaitable[Answer]]
+_HANDLERS: Final[Mapping[str, Handler[Response]]] = {"infer": infer, "plain": plain, "predict": predict}
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class Gateway:
         self._doors: dict[str, PipelineDoor] = {}
         self._taps: set[Tap] = set()
         self._state = StateDoor(fabric)
+        self._generate = GenerateDoor(fabric, self.exchange)
         self._requests = RequestsDoor(fabric, self.exchange.clock_ms)
 
     async def start(self) -> None:
@@ -129,12 +135,15 @@ class Gateway:
         for tap in list(self._taps):
             tap.close()
         await self.exchange.drain()
+        while len(self._generate):
+            await asyncio.sleep(REPORT_POLL_S)
 
     async def close(self) -> None:
         for tap in list(self._taps):
             tap.close()
         await self._state.close()
         await self._requests.close()
+        await self._generate.close()
         await self.exchange.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,8 +173,7 @@ class Gateway:
         else:
             await send_stream(send, receive, answer, STALL_S)
         if door:
-            status = answer.status if isinstance(answer, Response) else 200
-            self.note(door, request, status, time.perf_counter() - began)
+            self.note(door, request, answer.status, time.perf_counter() - began)
 
     def note(self, door: str, request: Request, status: int, seconds: float) -> None:
         """Count a request that is over, in HTTP's status whatever the door."""
@@ -187,6 +195,10 @@ class Gateway:
             return await self.run(handler, request)
         if route.handler == "tap":
             return await self._tap(request)
+        if route.handler == "generate":
+            return await self.run(self._generate.one, request)
+        if route.handler == "generate_stream":
+            return await self.run(self._generate.stream, request)
         if route.handler == "request":
             return await self._requests.find(
                 request.params["id"], request, self.door, detail=self.settings.detail
@@ -202,7 +214,7 @@ class Gateway:
             return Response(200, text, b"text/plain; version=0.0.4; charset=utf-8")
         return await tell(self, route.handler, request)
 
-    async def run(self, handler: Handler, request: Request) -> Response:
+    async def run(self, handler: Handler[Answer], request: Request) -> Answer:
         """A request to the pipeline of its params `name` and `version`, within the budget for bodies and traced."""
         door = self.door(request.params["name"], request.params.get("version"))
         body = await request.body(self._budget)

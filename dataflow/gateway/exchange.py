@@ -75,7 +75,14 @@ class Exchange:
         self._producers: dict[bool, Producer] = {}  # by whether it is idempotent
         self._reader: ReplyReader | None = None
         self.pending: Final[Correlator[Reply]] = Correlator(max_pending)
+        # By record id: who takes all replies to a record, which then is none of `pending`.
+        self.listeners: Final[dict[bytes, Callable[[Reply], None]]] = {}
         self.draining = False
+
+    @property
+    def reply_prefix(self) -> bytes:
+        """Where replies to this gateway go; a record's id follows."""
+        return self._reply_prefix
 
     @property
     def healthy(self) -> bool:
@@ -232,9 +239,12 @@ class Exchange:
 
     def deliver(self, replies: Sequence[Reply]) -> None:
         """Take replies in, from whatever brought them."""
-        resolve = self.pending.resolve
+        resolve, listeners = self.pending.resolve, self.listeners
         for reply in replies:
-            if reply.share:
+            if listeners and reply.record_id in listeners:
+                listeners[reply.record_id](reply)
+                continue
+            if reply.share and not reply.good:
                 grave = reply.status == headers.STATUS_FAILED
                 ended = self.pending.give_back(reply.record_id, read_share(reply.share), reply, grave=grave)
             else:

@@ -65,6 +65,8 @@ class Stream:
 
     parts: AsyncGenerator[bytes, None]
     content_type: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    status: int = 200
 
 
 @dataclass(slots=True)
@@ -233,7 +235,7 @@ async def send_response(send: Send, response: Response, *, head: bool = False) -
 
 async def send_stream(send: Send, receive: Receive, stream: Stream, stall_s: float) -> None:
     """Send parts until they end, the caller goes away, or takes longer than `stall_s` to read one."""
-    start = [(b"content-type", stream.content_type), (b"cache-control", b"no-store")]
+    start = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), *stream.headers]
     await send({"type": "http.response.start", "status": 200, "headers": start})
     gone = asyncio.ensure_future(_disconnected(receive))
     try:

@@ -18,6 +18,7 @@ PLATFORM: Final = "dataflow_pipeline"
 # What a server says it can do, in the names of the protocol's extensions.
 EXTENSIONS: Final = (
     "binary_tensor_data",
+    "generate",
     "model_configuration",
     "model_repository",
     "schedule_policy",

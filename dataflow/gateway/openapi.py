@@ -167,6 +167,12 @@ def _operation(route: Route) -> dict[str, Any]:
         made["requestBody"] = {"required": True, "content": _json(_one_or_list(record))}
         content = _json(_one_or_list(record))
         parameters += [_deadline(), _row_errors("entry")]
+    elif route.handler in ("generate", "generate_stream"):
+        made["requestBody"] = {"required": True, "content": _json({"type": "object"})}
+        content = _json({"type": "object"})
+        if route.handler == "generate_stream":
+            content = {"text/event-stream": {"schema": {"type": "string"}}}
+        parameters.append(_deadline())
     elif route.handler == "predict":
         made["requestBody"] = {"required": True, "content": _json(_ref("PredictRequest"))}
         content = _json(_ref("PredictResponse"))

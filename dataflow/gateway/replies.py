@@ -33,7 +33,7 @@ class Reply(NamedTuple):
     status  one of `core.headers.STATUS_*`
     reason  the JSON of df-reason, b"" when ok
     schema  the fingerprint of the contract that `value` was written with, b"" if not told
-    share   when not ok: what is given back of a row that went several ways at once (`core.shares`), b"" for the whole
+    share   of a row that went several ways at once, what this way had of it (`core.shares`), b"" for the whole
     """
 
     record_id: bytes

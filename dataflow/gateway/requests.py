@@ -203,8 +203,7 @@ class RequestsDoor:
                 claim = replace(claim, attempt=_same(known, wanted).attempt + 1)
             records = _records(door, asked, claim)  # first, so that what cannot be encoded is not claimed
             (offset,) = await self._write([_step(claim)])
-            assert self._claims_tail is not None, "started"
-            await self._claims_tail.reach({(ACCEPTED, 0): offset + 1}, _READ_BACK_S)
+            await self._read_back(offset)
             counts = self._claims.of(claim.key, claim.time_ms)
             if counts is not None and counts.offset == offset:
                 return await self._send_claimed(claim, records), False
@@ -215,10 +214,16 @@ class RequestsDoor:
             await self._write(records)
         except RequestError:
             # Whoever asks again with the key need not wait for the lease.
-            await self._write([_step(replace(claim, step="failed", outputs=()))])
+            (offset,) = await self._write([_step(replace(claim, step="failed", outputs=()))])
+            await self._read_back(offset)
             raise
         await self._write([_step(replace(claim, step="sent", outputs=()))])
         return claim
+
+    async def _read_back(self, offset: int) -> None:
+        """Wait until what was written at `offset` is folded in, and so all before it."""
+        assert self._claims_tail is not None, "started"
+        await self._claims_tail.reach({(ACCEPTED, 0): offset + 1}, _READ_BACK_S)
 
     def _placed(self, accepted: Accepted) -> Accepted:
         request_id = ids.mint(accepted.time_ms).decode()

@@ -44,6 +44,8 @@ ROUTES: Final = (
     Route(
         "POST", "/pipelines/{name}", "plain", "Run a pipeline on one record or a list of them", "inference"
     ),
+    *_of_model("POST", "/generate", "generate", "Run a pipeline on one record; all records that come of it"),
+    *_of_model("POST", "/generate_stream", "generate_stream", "The same, each record as it comes"),
     Route("POST", "/v1/models/{name}:predict", "predict", "Run a pipeline on instances (V1)", "inference"),
     Route("GET", "/v1/models", "models", "Names of the pipelines that answer", "inference"),
     Route("GET", "/v1/models/{name}", "model_ready", "Whether a pipeline can answer", "health"),

@@ -66,7 +66,7 @@ class Target:
     `max_bytes` bounds the value, `room_bytes` value, key and the headers that travel on: what the topic really takes.
     `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
     task's own partition, and nothing of a request goes along. Records that left their partition by a topic of `home` are
-    written back to it; those of a topic that `leaves` have it noted on them.
+    written back to it; `leaves` is the name of this one among them, which is noted on its records.
     """
 
     topic: str
@@ -79,7 +79,7 @@ class Target:
     key_encoding: str = ""
     contract: Schema | None = None
     home: tuple[str, ...] = ()
-    leaves: bool = False
+    leaves: str = ""
 
 
 class EdgeWriter:
@@ -163,7 +163,7 @@ class EdgeWriter:
             if length > limit:
                 ended.append(self._too_large(row, value, target))
                 continue
-            carry = with_home(row.carry, topic, partition) if target.leaves else row.carry
+            carry = with_home(row.carry, target.leaves, partition) if target.leaves else row.carry
             head: list[Header] = [(headers.ID, row.id), *constant, *carry]
             if row.parents:
                 head.append((headers.PARENTS, b",".join(row.parents)))
@@ -240,12 +240,16 @@ def _fitted(batch: Batch, target: Target, node: str, ended: list[Ended]) -> Batc
 
 def send_reply(producer: Producer, row: Row, edge: str, value: bytes | None, fingerprint: bytes) -> None:
     """Hand an answer to the gateway that waits. Plain and unacknowledged: a lost reply is a 504, never a wrong one."""
-    _reply(
-        producer,
-        row,
-        value,
-        [(headers.STATUS, headers.STATUS_OK), (headers.EDGE, edge), (headers.SCHEMA, fingerprint)],
-    )
+    head: list[Header] = [
+        (headers.STATUS, headers.STATUS_OK),
+        (headers.EDGE, edge),
+        (headers.SCHEMA, fingerprint),
+    ]
+    share = share_of(row.reply)
+    # Whoever takes all that comes of a request knows by the shares when nothing is left; others take the first answer.
+    if share and any(name == headers.STREAM for name, _ in row.carry):
+        head.append((headers.SHARE, share))
+    _reply(producer, row, value, head)
 
 
 def send_refusal(producer: Producer, ended: Ended) -> None:
