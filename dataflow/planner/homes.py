@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def homes_of(stages: Stages) -> dict[str, tuple[str, ...]]:
-    """By side of a gather: the topics by which its children left home; sides that lie at home are left out."""
+    """By side of a gather: the edges by which its children left home; sides that lie at home are left out."""
     resolved = stages.resolved
     found: dict[str, tuple[str, ...]] = {}
     for join in stages.apart:
@@ -31,7 +31,7 @@ def homes_of(stages: Stages) -> dict[str, tuple[str, ...]]:
 
 
 def left_by(resolved: Resolved, edge: str, roots: frozenset[str]) -> tuple[str, ...]:
-    """The topics by which the records of `edge` left the partitions of `roots`, on which they were made."""
+    """The edges, as ``pipeline.edge``, by which the records of `edge` left the partitions of `roots`, on which they were made."""
     out = {
         name
         for name in before(resolved, edge, roots) - roots

@@ -74,7 +74,7 @@ class EdgePlan:
     loop   earlier nodes that it leads back to; () for an edge that closes no loop
     upstream  ``pipeline.edge`` of the other pipeline whose edge this input is; "" for any other edge
     write  False when the pipeline declares the edge `write: off`: then `topics` is empty
-    home   topics that key records anew: those that came by one are written back to the partition where they were before
+    home   edges (``pipeline.edge``) that key records anew: what came by one is written back to its partition before that
     """
 
     name: str

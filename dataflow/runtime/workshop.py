@@ -242,10 +242,12 @@ class Workshop:
         def room(topic: str) -> int:
             return takes.get(topic, limits.BROKER_RECORD_BYTES) - limits.OWN_HEADER_BYTES
 
+        name = f"{plan.pipeline}.{edge.name}"
+        leaves = name if any(name in e.home for e in plan.streams) else ""
         targets = [
             Target(
                 t, codec, edge.partitions, edge.max_record_bytes, room(t), _constant(codec, origin),
-                edge.key, edge.key_encoding, home=edge.home, leaves=any(t in e.home for e in plan.streams),
+                edge.key, edge.key_encoding, home=edge.home, leaves=leaves,
             )
             for t in edge.topics
         ]  # fmt: skip

@@ -65,7 +65,7 @@ class Target:
     A record whose key is made here is placed by it, not on the task's own partition: it may belong to another task.
     `max_bytes` bounds the value, `room_bytes` value, key and the headers that travel on: what the topic really takes.
     `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
-    task's own partition, and nothing of a request goes along. Records that left their partition by a topic of `home` are
+    task's own partition, and nothing of a request goes along. Records that left their partition by an edge of `home` are
     written back to it; `leaves` is the name of this one among them, which is noted on its records.
     """
 
@@ -240,16 +240,12 @@ def _fitted(batch: Batch, target: Target, node: str, ended: list[Ended]) -> Batc
 
 def send_reply(producer: Producer, row: Row, edge: str, value: bytes | None, fingerprint: bytes) -> None:
     """Hand an answer to the gateway that waits. Plain and unacknowledged: a lost reply is a 504, never a wrong one."""
-    head: list[Header] = [
-        (headers.STATUS, headers.STATUS_OK),
-        (headers.EDGE, edge),
-        (headers.SCHEMA, fingerprint),
-    ]
-    share = share_of(row.reply)
-    # Whoever takes all that comes of a request knows by the shares when nothing is left; others take the first answer.
-    if share and any(name == headers.STREAM for name, _ in row.carry):
-        head.append((headers.SHARE, share))
-    _reply(producer, row, value, head)
+    _reply(
+        producer,
+        row,
+        value,
+        [(headers.STATUS, headers.STATUS_OK), (headers.EDGE, edge), (headers.SCHEMA, fingerprint)],
+    )
 
 
 def send_refusal(producer: Producer, ended: Ended) -> None:
