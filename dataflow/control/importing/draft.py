@@ -234,8 +234,13 @@ class Draft:
         return (made,)
 
 
-def note_unknown(draft: Draft) -> None:
-    """Note of each field of the request whose type nothing tells."""
+def finish(draft: Draft) -> None:
+    """Put batches into stages of their own where there are joins, and note fields whose type nothing tells."""
+    if any(node["use"].startswith("join.") for node in draft.nodes.values()):
+        for node in draft.nodes.values():
+            if node["use"] == "batch.window":
+                # A join waits for what its own stage works on, not for what is held back there.
+                node["isolate"] = True
     for name, kind in draft.fields.items():
         if not draft.reads and kind is None and name not in draft.guesses:
             draft.part.note(

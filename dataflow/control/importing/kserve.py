@@ -18,8 +18,8 @@ from dataflow.control.importing.draft import (
     Batch,
     Draft,
     Edges,
+    finish,
     lone_pipeline,
-    note_unknown,
     rename_note,
     source_of,
 )
@@ -86,7 +86,7 @@ def convert_kserve(files: list[Path], models: Path | None) -> Conversion:
             made.pipelines.append(draft)
         service.part.report_unread(INSTEAD)
     for draft in made.pipelines:
-        note_unknown(draft)
+        finish(draft)
     return made
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from dataflow.control.importing.conversion import Conversion
-from dataflow.control.importing.draft import Draft, lone_pipeline, note_unknown, rename_note
+from dataflow.control.importing.draft import Draft, finish, lone_pipeline, rename_note
 from dataflow.control.importing.models import EXPORTERS, ONNX, Model, find_model_file, plain_name, read_model
 from dataflow.control.importing.parts import NOT_CONVERTED, Manifest, Part, read_manifests
 from dataflow.control.importing.seldon_ends import add_answer, read_input
@@ -75,7 +75,7 @@ def convert_seldon(files: list[Path], models: Path | None) -> Conversion:
                 made.pipelines.append(lone_pipeline(model, part))
             _report(manifest)
     for draft in made.pipelines:
-        note_unknown(draft)
+        finish(draft)
     return made
 
 

@@ -18,8 +18,8 @@ from dataflow.control.importing.draft import (
     Draft,
     Tensor,
     both_types,
+    finish,
     lone_pipeline,
-    note_unknown,
     rename_note,
 )
 from dataflow.control.importing.models import Model, field_name, find_model_file, plain_name, read_model
@@ -92,7 +92,7 @@ def convert_triton(files: list[Path], models: Path | None) -> Conversion:
             made.pipelines.append(lone_pipeline(config.model, config.part, config.batch))
         config.part.report_unread(INSTEAD)
     for draft in made.pipelines:
-        note_unknown(draft)
+        finish(draft)
     return made
 
 

@@ -158,6 +158,17 @@ def test_a_batch_with_and_without_a_window(tmp_path: Path) -> None:
     assert "'wait' is missing" in "".join(problems(made, tmp_path))
 
 
+def test_a_batch_before_a_join(tmp_path: Path) -> None:
+    text = """
+  steps:
+  - {name: double, batch: {size: 2, windowMs: 50}}
+  - {name: top}
+  output: {steps: [double, top]}
+"""
+    made = pipeline(tmp_path, text, "double", "top")
+    assert run(made, tmp_path, "p", [{"x": [1, 2]}])["answer"] == [{"y": [2.0, 4.0], "top": [2.0]}]
+
+
 def test_a_pipeline_behind_another(tmp_path: Path) -> None:
     text = (
         CHAIN

@@ -61,6 +61,13 @@ def test_an_ensemble_in_any_order_of_its_steps(tmp_path: Path) -> None:
     ]
 
 
+def test_an_ensemble_whose_steps_wait_for_batches(tmp_path: Path) -> None:
+    waits = "dynamic_batching { max_queue_delay_microseconds: 20000 }"
+    made = repository(tmp_path, both=ENSEMBLE, double=DOUBLE + waits, top=TOP)
+    edges = run(made, tmp_path, "both", [{"RAW_0": [1, 2]}])
+    assert edges["answer"] == [{"TWICE": [4.0, 8.0], "BEST": [8.0]}]
+
+
 def test_a_model_alone_is_a_pipeline(tmp_path: Path) -> None:
     made = repository(tmp_path, double=DOUBLE)
     assert run(made, tmp_path, "double", [{"x": [1, 2]}])["double"] == [{"y": [2.0, 4.0]}]
