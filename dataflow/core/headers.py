@@ -24,9 +24,11 @@ VISITS: Final = "df-visits"
 HOME: Final = "df-home"
 DEADLINE: Final = "df-deadline"  # Unix time in ms, decimal: work past it is not done
 CALLER_ID: Final = "df-caller-id"  # the caller's own request id, echoed
+STREAM: Final = "df-stream"  # id of the request, where its caller takes all records that come of it
 STATUS: Final = "df-status"  # on replies only: ok | dropped | failed | expired
 REASON: Final = "df-reason"  # on replies only, when not ok: JSON {reason, node, error}
-SHARE: Final = "df-share"  # on replies only, when not ok: the share that is given back, absent for the whole
+# On replies only, absent for the whole: the share of the caller that is given back, and with df-stream that is answered.
+SHARE: Final = "df-share"
 EDGE: Final = (
     "df-edge"  # on replies only, when ok: the edge whose record this is, so the gateway knows its contract
 )
@@ -50,7 +52,7 @@ RUN: Final = "df-run"  # on records of `dataflow run`: run/input/row that they c
 # Headers the engine writes anew on every hop; all others travel on with the record.
 PER_HOP: Final = frozenset({ID, SCHEMA, ORIGIN, PARENTS})
 # Headers that belong to a request and not to its content: never copied to a record for strangers (published outputs).
-REQUEST: Final = frozenset({REPLY_TO, DEADLINE, CALLER_ID})
+REQUEST: Final = frozenset({REPLY_TO, DEADLINE, CALLER_ID, STREAM})
 
 # What a dead letter adds; a record that died before sheds the earlier ones.
 ON_DEAD_LETTER: Final = frozenset(

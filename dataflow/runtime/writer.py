@@ -240,12 +240,16 @@ def _fitted(batch: Batch, target: Target, node: str, ended: list[Ended]) -> Batc
 
 def send_reply(producer: Producer, row: Row, edge: str, value: bytes | None, fingerprint: bytes) -> None:
     """Hand an answer to the gateway that waits. Plain and unacknowledged: a lost reply is a 504, never a wrong one."""
-    _reply(
-        producer,
-        row,
-        value,
-        [(headers.STATUS, headers.STATUS_OK), (headers.EDGE, edge), (headers.SCHEMA, fingerprint)],
-    )
+    head: list[Header] = [
+        (headers.STATUS, headers.STATUS_OK),
+        (headers.EDGE, edge),
+        (headers.SCHEMA, fingerprint),
+    ]
+    share = share_of(row.reply)
+    # Whoever takes all that comes of a request knows by the shares when nothing is left; others take the first answer.
+    if share and any(name == headers.STREAM for name, _ in row.carry):
+        head.append((headers.SHARE, share))
+    _reply(producer, row, value, head)
 
 
 def send_refusal(producer: Producer, ended: Ended) -> None:
