@@ -1,4 +1,4 @@
-"""A user's project, written as a user would from the README: six pipelines of the sorts that people ask."""
+"""A user's project, written as a user would from the README: seven pipelines of the sorts that people ask."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ fields:
 kind: Topic
 name: plant.shown
 fields: {x: float64}
+---
+kind: Topic
+name: plant.texts
+partitions: 2
+fields:
+  words: {type: list, items: {type: record, fields: {word: string}}}
 """
 
 SORT = """
@@ -167,6 +173,30 @@ def times(row: dict, factor: float) -> Product:
     return {"y": row["x"] * factor}
 """
 
+WORDS = """
+kind: Pipeline
+name: words
+doc: Many records of one, loud, in a stage of their own.
+inputs: {text: plant.texts}
+answer: {from: loud}
+nodes:
+  split: {use: each.split, from: text, with: {field: words}}
+  loud: {use: transform.python, from: split, with: {call: loud.loud}, keep: [index, count], isolate: true}
+"""
+LOUD = """
+from typing import TypedDict
+
+
+class Loud(TypedDict):
+    word: str
+
+
+def loud(row: dict) -> Loud:
+    if row["word"] == "bad":
+        raise ValueError("a bad word")
+    return {"word": row["word"].upper()}
+"""
+
 FILES = {
     "dataflow.yaml": "kind: Project\nname: plant\n",
     "topics/plant.yaml": TOPICS,
@@ -179,6 +209,8 @@ FILES = {
     "pipelines/waits/done.py": DONE,
     "pipelines/shown/pipeline.yaml": SHOWN,
     "pipelines/shown/times.py": TIMES,
+    "pipelines/words/pipeline.yaml": WORDS,
+    "pipelines/words/loud.py": LOUD,
 }
 SMALL = {name: FILES[name] for name in FILES if "iris" not in name and "images" not in name}
 

@@ -75,6 +75,37 @@ def test_tritonclient_with_its_defaults_gets_what_onnxruntime_gives(url: str, pr
     same_probabilities(answer.as_numpy("probabilities"), probabilities)
 
 
+def test_tritonclient_asks_what_measuring_tools_ask(url: str) -> None:
+    rows = flowers()[:5]
+    with triton.InferenceServerClient(address(url)) as client:
+        index = {entry["name"]: entry for entry in client.get_model_repository_index()}
+        assert index["iris"]["state"] == "READY"
+        config = client.get_model_config("iris", index["iris"]["version"])
+        assert [(i["name"], i["data_type"], i["dims"]) for i in config["input"]] == [
+            (name, "TYPE_FP32", []) for name in FIELDS
+        ]
+        (before,) = client.get_inference_statistics("iris")["model_stats"]
+        client.infer("iris", flower_tensors(rows), priority=1, timeout=10_000_000)
+        (after,) = client.get_inference_statistics("iris")["model_stats"]
+        assert after["inference_count"] - before["inference_count"] == len(rows)
+        assert (
+            after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
+        )
+        named = {stats["name"] for stats in client.get_inference_statistics()["model_stats"]}
+        assert {"iris", "sort", "words"} <= named
+        assert client.is_model_ready("iris", index["iris"]["version"])
+
+
+def test_tritonclient_aio_asks_what_measuring_tools_ask(url: str) -> None:
+    async def ask() -> None:
+        async with triton_aio.InferenceServerClient(address(url)) as client:
+            assert "iris" in {entry["name"] for entry in await client.get_model_repository_index()}
+            assert (await client.get_model_config("iris"))["max_batch_size"] > 0
+            assert (await client.get_inference_statistics("iris"))["model_stats"]
+
+    asyncio.run(ask())
+
+
 def test_tritonclient_chooses_outputs_and_versions(url: str, project: Path) -> None:
     rows = flowers()[:3]
     labels, _ = onnx_answers(project, rows)

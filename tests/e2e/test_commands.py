@@ -159,7 +159,7 @@ def test_dead_letters_list_show_redrive(up: Running, url: str, project: Path, do
 
 def test_status_and_plan_as_json(up: Running, url: str, project: Path) -> None:
     graph = json.loads(tell(project, "status", "--format", "json"))
-    assert {p["name"] for p in graph["pipelines"]} == {"sort", "iris", "images", "waits", "shown"}
+    assert {p["name"] for p in graph["pipelines"]} == {"sort", "iris", "images", "waits", "shown", "words"}
     assert "score" in tell(project, "status")
     plans = tell(project, "plan", "sort", "--format", "json")
     assert "sort.triage.hot" in plans
