@@ -176,9 +176,9 @@ class Execution:
     def over(self) -> bool:
         return not self._queue
 
-    def waiting(self) -> set[bytes]:
-        """Callers of whom something is under way."""
-        return {row.reply for work in self._queue for row in self._rows_of(work)}
+    def under_way(self) -> Iterator[Row]:
+        """Every row that some work waits with."""
+        return (row for work in self._queue for row in self._rows_of(work))
 
     @property
     def due_ms(self) -> int:

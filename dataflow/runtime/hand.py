@@ -42,11 +42,23 @@ class InHand:
     ended: list[Ended]
     edge: str = ""
     barrier: Barrier = field(default_factory=Barrier)
+    behind: Batch | None = (
+        None  # rows whose keys are not done yet in earlier batches: the execution does not have them
+    )
+    keys: Set[bytes] = frozenset()  # of all rows that are not done
     written: int = 0  # how many of execution.written are sent
     answers: dict[bytes, Reply] = field(default_factory=dict)
     left: set[bytes] = field(default_factory=set)  # went on to another stage of the answer's path
     shares: dict[bytes, bytes] = field(default_factory=dict)
     refusals: list[Ended] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.behind is None and self.execution.over
+
+    def under_way(self) -> list[Row]:
+        """Rows that are not done."""
+        return [*self.execution.under_way(), *(() if self.behind is None else self.behind.rows)]
 
 
 @dataclass(eq=False, slots=True)
@@ -76,13 +88,13 @@ def pass_on(hand: InHand, batches: Sequence[Batch]) -> list[Batch]:
     caller hears of that if nothing else comes.
     """
     callers = [row.reply for batch in batches for row in batch.rows if row.reply]
-    over = hand.execution.over
+    over = hand.over
     failed = {e.row.reply for e in hand.execution.ended if e.error and not e.goes_on}
     alone = len(callers) == len(set(callers)) and failed.isdisjoint(callers)
     if over and not hand.shares and alone:
         hand.left.update(callers)
         return list(batches)
-    later = failed if over else failed | hand.execution.waiting()
+    later = failed if over else failed | {row.reply for row in hand.under_way()}
     parts: dict[bytes, list[bytes]] = {}
     for reply, count in Counter(callers).items():
         made = parted(hand.shares.pop(reply, reply), count + (reply in later))

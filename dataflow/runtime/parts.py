@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dataflow.core import limits
-from dataflow.runtime.task import StageProgram
+from dataflow.runtime.program import StageProgram
 from dataflow.sdk import Node
 
 

@@ -1,8 +1,8 @@
 """A task: one partition number of a stage. Owns its batches in hand, in log order, and nothing is shared with others.
 
 It is driven from outside (`take`, `step`, `collect`, `commit`) and sends through the producers it was given; time comes
-in as an argument. Batches are executed one after another, so a row that waits for a retry holds back all behind it: order
-per key is kept, and the backlog's bound pauses the partition.
+in as an argument. Batches are executed one after another; while rows wait for a retry those behind them go on, but for
+rows of their keys (see `hands`). What waits is bounded, and the backlog's bound pauses the partition.
 
 At least once: outputs go out as they are made, and the loop commits offsets whose outputs are acknowledged. Exactly once:
 the task has a transactional producer of its own, named for this stage and partition, so that whoever takes the partition
@@ -15,57 +15,24 @@ its end, goes to the changelog with the commit of its offsets, and is lost with 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
-from dataflow.codecs import Codec
 from dataflow.core import headers, ids, limits
+from dataflow.core.batch import Batch
 from dataflow.core.errors import TransportError
-from dataflow.observe.metrics import StageMetrics
-from dataflow.observe.traces import Tracing
-from dataflow.planner.plan import CONTROL, AnswerWhen, StagePlan
+from dataflow.planner.plan import CONTROL
 from dataflow.runtime.clockwork import Clockwork
 from dataflow.runtime.closing import closures
-from dataflow.runtime.execution import Execution, Program
+from dataflow.runtime.execution import Execution
 from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers, pass_on
-from dataflow.runtime.intake import Intake
-from dataflow.runtime.keeping import Keeper, StatePlace
+from dataflow.runtime.hands import Hands
+from dataflow.runtime.keeping import Keeper
 from dataflow.runtime.letters import letters_of
 from dataflow.runtime.offsets import OffsetTracker
+from dataflow.runtime.program import StageProgram
 from dataflow.runtime.unread import Unread
-from dataflow.runtime.writer import EdgeWriter, send_dead_letter, send_refusal, send_reply
+from dataflow.runtime.writer import send_dead_letter, send_refusal, send_reply
 from dataflow.transport.api import Consumer, Message, Position, Producer, TransactionalProducer
-
-
-@dataclass(frozen=True)
-class StageProgram:
-    """What all tasks of a stage share: the nodes, how to read each topic, how to write each edge."""
-
-    plan: StagePlan
-    origin: str
-    program: Program
-    intakes: Mapping[str, Intake]  # by topic
-    writers: Mapping[str, EdgeWriter]  # by edge
-    answer_when: AnswerWhen | None
-    on_answer_path: bool
-    seeds: Mapping[Position, int]
-    metrics: StageMetrics
-    tracing: Tracing | None = None
-    exactly_once: bool = False
-    state: StatePlace | None = None
-
-    @property
-    def outputs(self) -> dict[str, Collection[str]]:
-        """The edges that each node writes."""
-        runners, edges = self.program.runners, self.program.edges_of
-        return {runner.plan.name: of.values() for runner, of in zip(runners, edges, strict=True)}
-
-    @cached_property
-    def codecs(self) -> dict[str, Codec]:
-        """Those of all edges of the stage, by edge."""
-        read = {intake.edge: intake.codec for intake in self.intakes.values()}
-        return {**read, **{edge: writer.codec for edge, writer in self.writers.items()}}
 
 
 class Task:
@@ -88,7 +55,9 @@ class Task:
         self._in_transaction = False
         self._passed: dict[Position, int] = {}
         self._backlog: deque[tuple[Position, Sequence[Message] | int]] = deque()
-        self._running: InHand | None = None
+        self._hands = Hands(
+            one_by_one=keeper is not None, in_order=transaction is not None, deadlines=stage.on_answer_path
+        )
         self._unacknowledged: deque[Sent] = deque()
         self._held_replies: list[Sent] = []
         self._passed_on = False  # whether a request left for another stage in the open transaction
@@ -101,7 +70,7 @@ class Task:
     @property
     def idle(self) -> bool:
         """Nothing in hand."""
-        return not (self._backlog or self._running is not None or self._unacknowledged or self._ending)
+        return not (self._backlog or self._hands or self._unacknowledged or self._ending)
 
     @property
     def full(self) -> bool:
@@ -116,9 +85,9 @@ class Task:
     @property
     def work_ms(self) -> int | None:
         """When `step` has work that is in hand: 0 now, None not before something arrives."""
-        if self._running is not None:
-            return self._running.execution.due_ms
-        return 0 if self._backlog or self._ending else None
+        if (self._backlog and self._hands.room) or (self._ending and not self._hands):
+            return 0
+        return self._hands.due_ms
 
     @property
     def _ending(self) -> bool:
@@ -127,7 +96,7 @@ class Task:
     @property
     def timer_ms(self) -> int | None:
         """When `step` has timers to fire, or state to tidy; None while something is in hand that comes first."""
-        return None if self._keeper is None or self._running is not None else self._keeper.state.due_ms()
+        return None if self._keeper is None or self._hands else self._keeper.state.due_ms()
 
     @property
     def next_timer_ms(self) -> int | None:
@@ -176,7 +145,7 @@ class Task:
         One batch only: between two the loop polls, or a slow node would cost the group membership.
         """
         self.collect()  # what is known to be refused ends the task before it writes more
-        if self._running is None:
+        if self._hands.room and self._hands.next(now_ms) is None:
             if self._clockwork is not None and self._keeper is not None:
                 self._clockwork.begin(now_ms)
                 self.unread.tell(self._keeper.state, {p for p, _ in self._backlog})
@@ -185,17 +154,16 @@ class Task:
                 self._timers_ran = False
             else:
                 self._timers_ran = self._begin_unasked(self._clockwork.timers())
-            if self._running is None:
+            if not self._timers_ran:
                 self._begin_next(now_ms)
-        hand = self._running
-        if hand is None:
-            return
-        self._execute(hand, now_ms)
-        if hand.execution.over:
+        hand = self._hands.next(now_ms)
+        if hand is not None:
+            self._execute(hand, now_ms)
+            self._hands.ran(hand)
+        for hand in self._hands.take_over(now_ms):
             self._settle(hand)
             if self._keeper is not None:
                 self._keeper.state.settle()
-            self._running = None
             self._unacknowledged.append(Sent(hand.ticket, hand.barrier, hand.answers, hand.refusals))
 
     def _begin_next(self, now_ms: int) -> None:
@@ -209,13 +177,13 @@ class Task:
             self._pass(position, taken)
         else:
             # It leaves the backlog only once its ticket holds back the offsets: nothing may fall in between.
-            self._running = self._begin(position, taken, now_ms)
+            self._hands.begin(*self._begin(position, taken, now_ms))
         self._backlog.popleft()
 
     def _begin_unasked(self, execution: Execution | None) -> bool:
         """Take in hand what no record brought; False for nothing."""
         if execution is not None:
-            self._running = InHand(self.offsets.begin({}), (), (), execution, [])
+            self._hands.begin(InHand(self.offsets.begin({}), (), (), execution, []))
         return execution is not None
 
     def _execute(self, hand: InHand, now_ms: int) -> None:
@@ -225,7 +193,7 @@ class Task:
         else:
             with tracing.batch(plan.name, plan.group, hand.messages[0].topic(), hand.first):
                 hand.execution.step(now_ms)
-        if self._transaction is None or hand.execution.over:
+        if self._transaction is None:
             self._write(hand)
 
     def _pass(self, position: Position, end: int) -> None:
@@ -234,7 +202,7 @@ class Task:
             self._passed[position] = end
             self.offsets.finish(self.offsets.begin({position: end}))
 
-    def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> InHand:
+    def _begin(self, position: Position, messages: Sequence[Message], now_ms: int) -> tuple[InHand, Batch]:
         stage = self._stage
         topic, partition = position
         intake = stage.intakes[topic]
@@ -243,11 +211,9 @@ class Task:
         end = self._passed[position] = messages[-1].offset() + 1
         ticket = self.offsets.begin({position: end})
         stage.metrics.records += len(messages)
-        stage.metrics.expired += sum(e.reason == headers.STATUS_EXPIRED for e in ended)
         state = None if self._keeper is None else self._keeper.state
         execution = Execution(stage.program, state, deadlines=stage.on_answer_path)
-        execution.feed(intake.edge, batch)
-        return InHand(ticket, messages, batch.rows, execution, ended, intake.edge)
+        return InHand(ticket, messages, batch.rows, execution, ended, intake.edge), batch
 
     def _write(self, hand: InHand) -> None:
         """Send what the execution gave since the last time."""
@@ -268,6 +234,10 @@ class Task:
     def _settle(self, hand: InHand) -> None:
         """The batch has run: bury what failed, and find the callers who will get no answer."""
         stage = self._stage
+        # Exactly once: now and not before, in log order, as its offsets; else what timers gave.
+        if self._transaction is not None or hand.written < len(hand.execution.written):
+            self._write(hand)
+        stage.metrics.expired += sum(e.reason == headers.STATUS_EXPIRED for e in hand.ended)
         hand.ended += hand.execution.ended
         self._bury(hand)
         if stage.plan.closes:

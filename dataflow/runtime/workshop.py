@@ -23,9 +23,9 @@ from dataflow.runtime.intake import Intake
 from dataflow.runtime.keeping import StatePlace
 from dataflow.runtime.nodes import NodeRunner
 from dataflow.runtime.parts import StageParts
+from dataflow.runtime.program import StageProgram
 from dataflow.runtime.schemas import SchemaStore, reader_codecs
 from dataflow.runtime.table_feed import TopicTables
-from dataflow.runtime.task import StageProgram
 from dataflow.runtime.writer import EdgeWriter, Target
 from dataflow.sdk import ModelInfo, Node, NodeContext, Table
 from dataflow.serving import ModelStore, model_info

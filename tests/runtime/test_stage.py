@@ -43,11 +43,13 @@ class Stages:
     def loop(self) -> StageLoop:
         return StageLoop(partial(self.shop.build, self.plan, self.plan.stages[0]), self.fabric, self.clock)
 
-    def write(self, actions: Sequence[str], topic: str = "records", partition: int = 0) -> None:
+    def write(
+        self, actions: Sequence[str], topic: str = "records", partition: int = 0, key: bytes = b"k"
+    ) -> None:
         producer = self.fabric.producer()
         end = self.fabric.admin().offsets([(topic, partition)], -1)[topic, partition]
         for value in encoded([(end + i, do) for i, do in enumerate(actions)]):
-            producer.send(topic, value, b"k", partition=partition)
+            producer.send(topic, value, key, partition=partition)
         producer.close()
 
     def committed(self, topic: str = "records", partition: int = 0) -> int:
@@ -158,6 +160,27 @@ def test_after_a_broken_commit_nothing_more_is_run_or_written(
     assert (stages.numbers("p.a"), stages.committed()) == ([0, 1, 2, 3], 4)
 
 
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_outputs_that_overtake_a_retry_are_not_seen_without_their_offsets(
+    tmp_path: Path, delivery: str
+) -> None:
+    """At least once they are, and come again with the same ids if the worker dies now."""
+    stages = Stages(tmp_path, make_plan(tmp_path, f"{ONE_NODE}delivery: {delivery}\n"))
+    exactly = delivery == "exactly_once"
+    stages.write(["retry"])
+    with ExitStack() as stack:
+        loop = stages.loop()
+        loop.open(stack)
+        loop.turn(0)
+        stages.write(["pass"], key=b"other")
+        turn_until_idle(loop)
+        assert (stages.numbers("p.a"), stages.committed()) == ([] if exactly else [1], 0)
+        for _ in range(2):  # the second and the third attempt
+            stages.clock.advance(3600)
+            turn_until_idle(loop)
+        assert (stages.numbers("p.a"), stages.committed()) == ([0, 1] if exactly else [1, 0], 2)
+
+
 def test_closing_drains_and_commits(tmp_path: Path) -> None:
     stages = Stages(tmp_path, make_plan(tmp_path, ONE_NODE))
     stages.write(["pass"] * 3)
@@ -181,6 +204,7 @@ def test_a_paused_task_that_loses_one_of_its_partitions_goes_on_with_the_other(
 ) -> None:
     """Range assignment of 4 and of 2 partitions to two members splits partition number 1."""
     monkeypatch.setattr(limits, "DRAIN_TIMEOUT_MS", 0)
+    monkeypatch.setattr(limits, "MAX_BATCHES_WAITING", 1)
     stages = Stages(tmp_path, make_plan(tmp_path, TWO_INPUTS, partitions=4, others=OTHERS))
     with ExitStack() as stack:
         first, second = stages.loop(), stages.loop()

@@ -16,8 +16,9 @@ from dataflow.codecs import codec_for
 from dataflow.core import headers, limits
 from dataflow.core.errors import TransportError
 from dataflow.planner.plan import DEAD_LETTERS, REPLIES, AnswerWhen
-from dataflow.runtime.task import StageProgram, Task
-from tests.runtime.kit import RECORD, HandProducer, Sent, built, fetched, make_plan, message
+from dataflow.runtime.program import StageProgram
+from dataflow.runtime.task import Task
+from tests.runtime.kit import RECORD, HandProducer, Sent, built, encoded, fetched, make_plan, message
 
 POSITION = ("records", 0)
 PIPELINE = """
@@ -156,6 +157,10 @@ def judge_outputs(driven: Driven, actions: Sequence[str]) -> None:
     expected = Counter((t, n) for n, a in enumerate(actions) for t in where.get(a, [DEAD_LETTERS]))
     found = Counter((s.topic, offset_of(s)) for s in driven.producer.sent if s.topic != REPLIES)
     assert found == expected
+    for topic in ("p.a", "p.a.side", "p.b"):
+        for key in range(3):
+            of_key = [n for s in driven.producer.to(topic) if (n := offset_of(s)) % 3 == key]
+            assert of_key == sorted(of_key), f"order of key {key} on {topic}"
     status = {"drop": b"dropped", "consume": b"dropped"} | dict.fromkeys(
         ("fail", "never", "forget", "raise me"), b"failed"
     )
@@ -330,17 +335,54 @@ def test_in_hand_is_bounded_and_time_is_told(programs: dict[str, tuple[Path, str
     assert told() == (False, False, None, True)
 
 
-def test_a_waiting_retry_holds_back_what_comes_after(programs: dict[str, tuple[Path, str]]) -> None:
+def test_a_waiting_retry_holds_back_its_key_and_no_other(programs: dict[str, tuple[Path, str]]) -> None:
+    driven = Driven(stage_of(programs), "durable")
+    driven.take(["retry", "pass"])  # keys 0, 1
+    driven.take(["pass", "pass"])  # keys 2, 0
+    driven.take(["pass", "pass", "pass"])  # keys 1, 2, 0
+    for _ in range(4):
+        driven.task.step(1_000)
+    assert [offset_of(s) for s in driven.producer.to("p.a")] == [1, 2, 4, 5]
+    assert driven.task.work_ms == 1_010
+    driven.producer.acknowledge_all()
+    driven.collect()
+    driven.commit()
+    assert driven.committed == 0, "what was overtaken is not done"
+    for now_ms in (1_010, 1_020, 1_020, 1_020):  # the second and the third attempt
+        driven.task.step(now_ms)
+    assert [offset_of(s) for s in driven.producer.to("p.a")] == [1, 2, 4, 5, 0, 3, 6]
+    driven.finish()
+    assert driven.committed == 7
+
+
+def test_not_more_than_so_much_overtakes_a_retry(
+    programs: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_RECORDS_WAITING", 3)
+    driven = Driven(stage_of(programs), "durable")
+    for actions in (["retry", "pass"], ["pass", "pass"], ["pass", "pass"]):
+        driven.take(actions)
+    for _ in range(4):
+        driven.task.step(1_000)
+    assert [offset_of(s) for s in driven.producer.to("p.a")] == [1, 2]
+    assert driven.task.work_ms == 1_010
+    driven.finish()
+    assert sorted(offset_of(s) for s in driven.producer.to("p.a")) == list(range(6))
+
+
+def test_who_gives_up_behind_a_retry_is_not_worked_for(programs: dict[str, tuple[Path, str]]) -> None:
     driven = Driven(stage_of(programs), "durable")
     driven.take(["retry"])
-    driven.take(["pass"])
-    driven.task.step(1_000)
-    assert driven.task.work_ms == 1_010
-    assert driven.producer.sent == []
-    driven.task.step(1_010)
-    driven.task.step(1_020)
-    driven.task.step(1_020)
-    assert [offset_of(s) for s in driven.producer.to("p.a")] == [0, 1]
+    (value,) = encoded([(3, "pass")])
+    late = [*reply_to(3), (headers.DEADLINE, b"1005")]
+    driven.task.take(POSITION, [message(3, value, late, key=b"k0")])
+    for now_ms in (1_000, 1_000, 1_010, 1_020, 1_020):
+        driven.task.step(now_ms)
+    driven.producer.acknowledge_all()
+    driven.task.collect()
+    assert [offset_of(s) for s in driven.producer.to("p.a")] == [0]
+    told = {s.key: s.headers[headers.STATUS] for s in driven.producer.to(REPLIES)}
+    assert told == {b"r0": b"ok", b"r3": b"expired"}
 
 
 def test_a_step_runs_one_batch_so_that_the_loop_keeps_polling(programs: dict[str, tuple[Path, str]]) -> None:
