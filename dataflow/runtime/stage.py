@@ -250,9 +250,11 @@ class StageLoop:
             return
         chosen = list(tasks)
         if any(t.uncommitted for t in chosen):
-            self._flush_nodes()
+            for node in self._parts.nodes:
+                getattr(node, "flush", _nothing)()
+        metrics = self._parts.program.metrics
         if self._parts.program.exactly_once:
-            self._parts.program.metrics.commits += commit_transactions(chosen, self._consumer)
+            metrics.commits += commit_transactions(chosen, self._consumer)
             return
         if self._restorer is not None:
             write_states(chosen, self._producer)
@@ -260,15 +262,11 @@ class StageLoop:
         if any(t.offsets.waiting for t in chosen):
             for task in chosen:
                 offsets.update(task.offsets.committable())
-            self._parts.program.metrics.commits += 1
+            metrics.commits += 1
         # With nothing new, too: what was refused before goes along.
         self._consumer.commit(offsets, wait=wait)
         for task in chosen:
             task.committed()
-
-    def _flush_nodes(self) -> None:
-        for node in self._parts.nodes:
-            getattr(node, "flush", _nothing)()
 
     def _drain(self, partitions: Sequence[int], deadline: float) -> None:
         """Finish what is in hand and commit it; what is not done by the deadline is left to the next owner.
@@ -300,9 +298,10 @@ class StageLoop:
         """Fence earlier owners and undo what they left open, before anybody looks up where to go on."""
         program = self._parts.program
         taken = {p for _, p in positions} if program.exactly_once else set()
-        for partition in sorted(taken - set(self._transactions)):
-            name, waits = transactional_id(program.plan, partition), program.answer_when == "durable"
-            self._transactions[partition] = self._fabric.transactional(name, latency_first=waits)
+        fresh = sorted(taken - set(self._transactions))
+        names = [transactional_id(program.plan, p) for p in fresh]
+        made = self._fabric.transactionals(names, latency_first=program.answer_when == "durable")
+        self._transactions.update(zip(fresh, made, strict=True))
 
     def assigned(self, positions: Sequence[Position]) -> None:
         for position in positions:

@@ -206,6 +206,12 @@ class Fabric(Protocol):
         """
         ...
 
+    def transactionals(
+        self, names: Sequence[str], *, latency_first: bool = False
+    ) -> Sequence[TransactionalProducer]:
+        """One for each name, made side by side; where one fails there is none."""
+        ...
+
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
         """A consumer in `group`, or groupless. `start`: where a group without a committed offset begins."""
         ...

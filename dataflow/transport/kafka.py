@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 from dataflow.core import limits
@@ -93,9 +94,22 @@ class KafkaFabric:
         return KafkaProducer({**_PRODUCER, **_LINGER[latency_first], **flight, **self._for_role("producer")})
 
     def transactional(self, name: str, *, latency_first: bool = False) -> KafkaTransaction:
-        own = {**kafka_transactions.SETTINGS, "transactional.id": name}
-        settings = {**_PRODUCER, **_LINGER[latency_first], **self._for_role("producer"), **own}
-        return KafkaTransaction(settings, name)
+        return self.transactionals([name], latency_first=latency_first)[0]
+
+    def transactionals(
+        self, names: Sequence[str], *, latency_first: bool = False
+    ) -> Sequence[KafkaTransaction]:
+        settings = {**_PRODUCER, **_LINGER[latency_first], **self._for_role("producer")}
+        with ExitStack() as failing:
+            made = []
+            for name in names:
+                own = {**kafka_transactions.SETTINGS, "transactional.id": name}
+                made.append(KafkaTransaction({**settings, **own}, name))
+                failing.callback(made[-1].close)
+            for producer in made:
+                producer.ready()
+            failing.pop_all()
+        return made
 
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> KafkaConsumer:
         settings = {**_CONSUMER, **self._for_role("consumer")}

@@ -21,6 +21,7 @@ from dataflow.transport.kafka_errors import (
     OFFSET_ERRORS,
     PASSING_ERRORS,
     TOO_LARGE,
+    refused,
     translated,
 )
 
@@ -55,7 +56,7 @@ class KafkaProducer:
                 )
                 return
             except BufferError:  # our own queue is full: the broker is slower than we are
-                self.client.poll(0.05)
+                self.poll(0.05)
             except ck.KafkaException as error:
                 kafka_error = error.args[0]
                 if kafka_error.code() in TOO_LARGE:
@@ -65,10 +66,20 @@ class KafkaProducer:
                 raise translated(kafka_error, f"writing to topic '{topic}'") from error
 
     def poll(self, timeout_s: float) -> int:
-        return int(self.client.poll(timeout_s))
+        return self._serve(self.client.poll, timeout_s)
 
     def flush(self, timeout_s: float) -> int:
-        return int(self.client.flush(timeout_s))
+        return self._serve(self.client.flush, timeout_s)
+
+    def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
+        """A call that serves reports, from which the client raises its fatal errors: between two as a SystemError's cause."""
+        try:
+            return call(timeout_s)
+        except (ck.KafkaException, SystemError) as error:
+            cause = error if isinstance(error, ck.KafkaException) else error.__cause__
+            if not isinstance(cause, ck.KafkaException):
+                raise
+            raise refused(cause.args[0], "writing") from error
 
     def close(self) -> None:
         self.client.flush(limits.DRAIN_TIMEOUT_MS / 1000)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import confluent_kafka as ck
 
-from dataflow.core.errors import TransportError
+from dataflow.core.errors import FencedError, TransportError
 from dataflow.transport.api import Consumer, Position
 from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
 from dataflow.transport.kafka_errors import refused
@@ -95,15 +95,20 @@ class KafkaTransaction(KafkaProducer):
         self._broken = False
         self._open = False
         self._started = 0
-        self._step("taking over", self.client.init_transactions)
-        self._aside = Aside(f"offsets of {name}")
+        self._aside = Aside(f"transactions of {name}")
+        self._start("taking over", self.client.init_transactions)
 
-    def flush(self, timeout_s: float) -> int:
+    def ready(self) -> KafkaTransaction:
+        """Wait until earlier producers of this name are fenced. Once, before anything else."""
+        self._wait("taking over")
+        return self
+
+    def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
         try:
-            return super().flush(timeout_s)
-        except ck.KafkaException as error:
+            return super()._serve(call, timeout_s)
+        except (TransportError, FencedError):
             self._broken = True
-            raise refused(error.args[0], f"writing in transaction '{self._name}'") from error
+            raise
 
     def begin(self) -> None:
         self._step("beginning", lambda _: self.client.begin_transaction())
@@ -132,17 +137,21 @@ class KafkaTransaction(KafkaProducer):
         self._started += 1
 
     def finish_commit(self) -> None:
+        self._wait("committing")
+        self._open = False
+
+    def _wait(self, doing: str) -> None:
+        """Wait for all that was started."""
         while self._started:
             try:
                 self._aside.wait(STEP_TIMEOUT_S + HUNG_AFTER_S)
             except HungError as error:
                 self._broken = self._hung = True
                 raise TransportError(
-                    f"committing transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
-                    hint="did the broker that coordinates the group go away? It is tried again with a new producer",
+                    f"{doing} transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
+                    hint="did the broker that coordinates it, or the group, go away? It is tried again with a new producer",
                 ) from error
             self._started -= 1
-        self._open = False
 
     def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         self.start_commit(offsets, consumer)

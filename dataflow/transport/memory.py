@@ -47,6 +47,11 @@ class MemoryFabric:
             self.epochs[name] = self.epochs.get(name, 0) + 1
             return MemoryTransaction(self, name, self.epochs[name])
 
+    def transactionals(
+        self, names: Sequence[str], *, latency_first: bool = False
+    ) -> Sequence[MemoryTransaction]:
+        return [self.transactional(name, latency_first=latency_first) for name in names]
+
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> MemoryConsumer:
         return MemoryConsumer(self, group, start)
 

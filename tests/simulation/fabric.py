@@ -102,6 +102,9 @@ class ProcessFabric:
             self._cluster.epochs[name] = self._cluster.epochs.get(name, 0) + 1
             return SimTransaction(self._cluster, self._process, name, self._cluster.epochs[name])
 
+    def transactionals(self, names: Sequence[str], *, latency_first: bool = False) -> list[SimTransaction]:
+        return [self.transactional(name, latency_first=latency_first) for name in names]
+
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> SimConsumer:
         made = SimConsumer(self._cluster, self._process, group, start)
         if group is not None:
