@@ -9,7 +9,7 @@ COPY topics topics
 COPY pipelines pipelines
 # The wheel, and the versions that the lock says: the image does not depend on the day it is built.
 RUN uv build --quiet --wheel --out-dir /dist \
-    && uv export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group examples --extra cpu --extra image \
+    && uv export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group examples --extra cpu --extra grpc --extra image \
        > /dist/constraints.txt
 
 FROM python:3.11-slim
@@ -21,7 +21,7 @@ COPY --from=build /dist /dist
 # What the project's code and model builds import, e.g. "pandas scikit-learn".
 ARG PACKAGES=""
 RUN wheel="$(ls /dist/*.whl)" \
-    && pip install --no-cache-dir --constraint /dist/constraints.txt "${wheel}[cpu,image]" ${PACKAGES} \
+    && pip install --no-cache-dir --constraint /dist/constraints.txt "${wheel}[cpu,grpc,image]" ${PACKAGES} \
     && rm -rf /dist
 RUN useradd --create-home --uid 1000 dataflow \
     && mkdir /project \
@@ -29,11 +29,11 @@ RUN useradd --create-home --uid 1000 dataflow \
 USER dataflow
 WORKDIR /project
 ENV PYTHONUNBUFFERED=1 DATAFLOW_LOG=json
-EXPOSE 8080 9000
+EXPOSE 8080 8081 9000
 # The gateway's address by default; a worker's service says another.
 ENV DATAFLOW_HEALTH=http://127.0.0.1:8080/readyz
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(os.environ['DATAFLOW_HEALTH'], timeout=4)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["dataflow"]
-CMD ["gateway", "--host", "0.0.0.0", "--port", "8080"]
+CMD ["gateway", "--host", "0.0.0.0", "--port", "8080", "--grpc-port", "8081"]

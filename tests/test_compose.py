@@ -247,7 +247,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     subprocess.run([dataflow, "new", "shop"], cwd=folder, check=True, capture_output=True)
     traces = Traces()
     with Broker(BrokerSettings(data=folder / "broker", ephemeral=True)) as broker:
-        ports = {"gateway:8080": free_port(), "worker:9000": free_port()}
+        ports = {name: free_port() for name in ("gateway:8080", "gateway:8081", "worker:9000")}
         yield Network(folder / "shop", broker.bootstrap, traces, ports)
     traces.server.shutdown()
     traces.server.server_close()
