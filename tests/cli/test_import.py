@@ -102,6 +102,16 @@ def test_a_model_file_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "is not a model that onnxruntime reads" in result.output
 
 
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = test_seldon.HEAD + "  steps: [{name: a}]\n"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    result = run_import("seldon", tmp_path / "one.yaml", tmp_path / "two.yaml", "--out", tmp_path / "new")
+    assert result.exit_code == 1
+    assert "two pipelines are called 'p'" in result.output
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = run_import("triton", tmp_path / "empty", "--out", tmp_path / "new")

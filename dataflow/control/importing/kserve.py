@@ -37,6 +37,11 @@ FRAMEWORKS: Final = (
 BATCHER_SIZE, BATCHER_WAIT_MS = 32, 5000
 INSTEAD: Final[Mapping[str, str]] = {
     "namespace": "a project has one space of names: put what must be apart into projects of their own",
+    "containers": "run your code in a `model.python` or `transform.python` node",
+    "image": "a node runs in any worker that has its packages",
+    "args": "they were for the other server: use the model's `options`",
+    "env": "they were for the other server: use the model's `options`",
+    "ports": "the gateway's ports are in `dataflow.yaml`",
     "transformer": "write what is before and after the model as `transform.python` nodes",
     "explainer": "run the explainer in a `model.python` node beside the answer: it never slows it",
     "canary": "declare both models, and share records by `route.weighted`",
@@ -100,6 +105,7 @@ def _service(manifest: Manifest, models: Path | None) -> Service:
         where.part("modelFormat").skip("version")
     elif "containers" in predictor:
         framework, at = "a container", ("containers",)
+        predictor.skip("containers")  # the note of the model says it
     else:
         legacy = next((name for name in FRAMEWORKS if name in predictor), "")
         framework, where = legacy, predictor.part(legacy) if legacy else predictor
@@ -292,7 +298,11 @@ class _Graph:
         if node:
             step.skip("name")
             return self._visit(node, edges, path, step)
-        name = step.text("serviceName")
+        name, url = step.text("serviceName"), step.text("serviceUrl")
+        if not name and _host(url) in self.services:
+            name = _host(url)
+            what = f"serviceUrl: taken for the InferenceService '{name}' of these files"
+            step.note(DIFFERS, what, "the model is run here, not called", ("serviceUrl",))
         service = self.services.get(name)
         if service is not None:
             model, batch = service.model, service.batch
@@ -302,13 +312,13 @@ class _Graph:
                 name, "", find_model_file(self.models, name), step, at=("serviceName",)
             )
         else:
-            url = step.text("serviceUrl")
             if not url:
                 raise SpecError(
                     f"{step.file}:{step.line()}: a step needs a serviceName, serviceUrl or nodeName"
                 )
             batch = None
-            model = read_model(_named(step), f"a service at {url}", None, step, at=("serviceUrl",))
+            name = _host(url) or _named(step)
+            model = read_model(name, f"a service at {url}", None, step, at=("serviceUrl",))
         fed = self.draft.feed(model, edges, ("nodes",))
         if batch is not None:
             edges = batch.before(self.draft, model.name, edges)
@@ -345,6 +355,12 @@ class _Graph:
         return found.expression
 
 
+def _host(url: str) -> str:
+    """The first label of a URL's host: the name of a service, inside its cluster."""
+    match = re.match(r"https?://([A-Za-z][A-Za-z0-9-]*)", url)
+    return match[1] if match else ""
+
+
 def _named(step: Part) -> str:
     """The step's own name, else that of its target."""
     step.skip("name")
@@ -352,7 +368,7 @@ def _named(step: Part) -> str:
         value = step.values.get(key)
         if isinstance(value, str) and value:
             return value
-    return "step"
+    return _host(str(step.values.get("serviceUrl", ""))) or "step"
 
 
 def _port(name: str, taken: Mapping[str, object]) -> str:

@@ -86,10 +86,10 @@ class Part:
         return found
 
     def texts(self, key: str) -> list[str]:
-        return [self._typed(key, value, str, "a text") for value in self.many(key)]
+        return [self._item(key, value, str, "a text") for value in self.many(key)]
 
     def numbers(self, key: str) -> list[int]:
-        return [self._typed(key, value, int, "a whole number") for value in self.many(key)]
+        return [self._item(key, value, int, "a whole number") for value in self.many(key)]
 
     def part(self, key: str) -> Part:
         """The mapping under a key, an empty one if it is not there."""
@@ -105,7 +105,7 @@ class Part:
         found = []
         value = self.values.get(key)
         for index, item in enumerate(value if isinstance(value, list) else []):
-            self._typed(key, item, dict, "a mapping")
+            self._item(key, item, dict, "a mapping")
             found.append(self._open(key, index))
         if isinstance(value, dict):
             return [self._open(key)]
@@ -154,6 +154,12 @@ class Part:
                 self.source if there else _NOTHING, self.file, path if there else (), self.notes
             )
         return self._opened[path]
+
+    def _item(self, key: str, value: Any, kind: type, what: str) -> Any:
+        """As `_typed`, for a member of a list, which cannot be empty."""
+        if value is None:
+            raise SpecError(f"{self.file}:{self.line(key)}: {key}: {what} is needed, not null")
+        return self._typed(key, value, kind, what)
 
     def _typed(self, key: str, value: Any, kind: type, what: str) -> Any:
         if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
@@ -215,7 +221,7 @@ def _manifest(part: Part) -> Manifest:
     # Labels and annotations are for tools of the cluster, and a status is written by it.
     metadata.skip("labels", "annotations", "uid", "resourceVersion", "generation", "creationTimestamp")
     part.skip("status")
-    name = metadata.text("name")
+    name = metadata.text("name") or metadata.text("generateName").rstrip("-")
     if not name:
         raise SpecError(f"{part.file}:{part.line()}: metadata.name is missing")
     return Manifest(part.text("kind"), part.text("apiVersion").partition("/")[0], name, part)

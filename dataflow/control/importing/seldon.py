@@ -66,7 +66,7 @@ def convert_seldon(files: list[Path], models: Path | None) -> Conversion:
         drawn = _draw(manifest, declared, models, outputs)
         if drawn is not None:
             made.pipelines.append(drawn)
-        _report(manifest)
+            _report(manifest)
     used = {name for draft in made.pipelines for name in draft.models}
     for manifest in manifests:
         if manifest.name in declared and manifest.kind == "Model":

@@ -33,6 +33,8 @@ def read_input(wiring: Wiring, part: Part, outputs: Mapping[str, list[str]]) -> 
         else:
             steps = outputs.get(pipeline, [])
             tensor = ".".join(rest[1:])
+            if rest[:1] == ["outputs"] and pipeline not in outputs:
+                return _no_edge(wiring, part, ref, "which is not in these files: import both at once")
             if rest[:1] != ["outputs"] or len(steps) != 1:
                 return _no_edge(wiring, part, ref, "it is no one edge here")
             edge = steps[0].split(".")[0]

@@ -23,7 +23,10 @@ _FLOW_CHARACTERS: Final = 90
 
 
 def files_of(made: Conversion, folder: Path) -> dict[str, str | Path]:
-    """The files of a project for `folder`, by path: their text, or the file to copy."""
+    """The files of a project for `folder`, by path: their text, or the file to copy.
+
+    Raises SpecError where two pipelines or two models have one name.
+    """
     found: dict[str, str | Path] = {}
     if not (folder / "dataflow.yaml").exists():
         name = plain_name(folder.resolve().name)
@@ -34,6 +37,8 @@ def files_of(made: Conversion, folder: Path) -> dict[str, str | Path]:
         if model.file is not None:
             found[f"models/{model.name}.onnx"] = model.file
     for draft in made.pipelines:
+        if f"pipelines/{draft.name}/pipeline.yaml" in found:
+            raise SpecError(f"two pipelines are called '{draft.name}'", hint="import them into two folders")
         documents = [_pipeline(draft)] if draft.reads else [_topic(draft), _pipeline(draft)]
         found[f"pipelines/{draft.name}/pipeline.yaml"] = "---\n".join(_yaml(d) for d in documents)
     return found

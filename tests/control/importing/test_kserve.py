@@ -155,6 +155,24 @@ def test_what_is_no_onnx_is_to_fill_in(tmp_path: Path, predictor: str, instead: 
     assert problems(made, tmp_path) != []
 
 
+def test_an_address_of_a_service_of_the_files_is_that_service(tmp_path: Path) -> None:
+    text = """
+    root:
+      routerType: Sequence
+      steps:
+      - {serviceUrl: "http://double.default.svc/infer"}
+      - {serviceUrl: "https://away.example.com/infer", data: $response}
+      - {serviceUrl: "https://further.example.com/infer", data: $response}
+"""
+    made = converted(convert_kserve, tmp_path, SERVICE + "---\n" + HEAD + text, "double")
+    nodes = made.pipelines[0].nodes
+    assert list(nodes) == ["double-batch", "double", "away", "further"]
+    assert [nodes[n]["with"]["call"] for n in ("away", "further")] == ["away.predict", "further.predict"]
+    assert [note.what for note in made.notes if "serviceUrl" in note.what] == [
+        "serviceUrl: taken for the InferenceService 'double' of these files"
+    ]
+
+
 def test_conditions_without_words_are_refused_by_lint(tmp_path: Path) -> None:
     text = """
     root:

@@ -219,6 +219,7 @@ spec:
             "its steps are a cycle",
         ),
         ("  input: {externalInputs: [a.outputs, b.outputs]}\n  steps: [{name: a}]\n", "joins 2 streams"),
+        ("  input: {externalInputs: [a.outputs]}\n  steps: [{name: a}]\n", "import both at once"),
         (
             "  input: {externalInputs: [a.inputs]}\n  steps: [{name: a}]\n",
             "reads a.inputs: it is no one edge here",
@@ -241,6 +242,8 @@ def test_pipelines_that_cannot_be_said_are_left_out(tmp_path: Path, text: str, w
         ("  steps: []\n", "pipeline 'p' has no steps"),
         ("  steps: [{inputs: [p.inputs]}]\n", "a step needs a name"),
         ("  steps: {a: 1}\n", "a step needs a name"),
+        ("  steps: [{name: a, inputs: [null]}]\n", "inputs: a text is needed, not null"),
+        ("  steps: [null]\n", "steps: a mapping is needed, not null"),
         ("  steps: [{name: 3}]\n", "spec.steps.0.name: a text is needed, not 3"),
         ("  steps: [{name: a}\n", "this is no YAML"),
     ],
