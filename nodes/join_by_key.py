@@ -142,7 +142,7 @@ class JoinByKey:
     was taken in.
     """
 
-    keyed = True
+    keyed = pairs_keys = True
 
     @staticmethod
     def ports(settings: JoinOfKeys) -> tuple[str, ...]:

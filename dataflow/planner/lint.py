@@ -58,6 +58,7 @@ def check(project: Project, resolved: Resolved) -> list[Problem]:
     ]
     for node in resolved.nodes.values():
         faults += _partition_faults(resolved, node)
+        faults += _key_faults(resolved, node)
     found = {resolved.declared.problem(fault) for fault in faults}
     return sorted(found | set(resolved.problems))
 
@@ -244,6 +245,32 @@ def _partition_faults(resolved: Resolved, node: ResolvedNode) -> Iterator[Fault]
         counts = " and ".join(f"'{edge.name}' has {edge.partitions} partitions" for edge in fed)
         message = f"'{node.kind.name}' joins partition by partition, but {counts}"
         yield Fault(("nodes", node.name, "from"), message, "give their topics equal partitions")
+
+
+def _key_faults(resolved: Resolved, node: ResolvedNode) -> Iterator[Fault]:
+    """A kind that brings records of one key together over its ports (`pairs_keys`): equal keys must be equal bytes."""
+    if not getattr(node.kind.target, "pairs_keys", False) or len(node.inputs) < 2:
+        return
+    said: dict[str, str] = {}
+    for port, edges in node.inputs.items():
+        for edge in edges:
+            keys = [e for name in resolved.placed_by(edge) if (e := resolved.edges[name]).key]
+            if not keys:
+                message = (
+                    f"'{node.kind.name}' brings records of one key together, and those of '{edge}' have none"
+                )
+                yield Fault(
+                    ("nodes", node.name, "from", port), message, "key: FIELD in its topic, or `rekey`"
+                )
+                return
+            for found in keys:
+                said.setdefault(
+                    found.key_encoding, f"'{edge}' by {', '.join(found.key)} as {found.key_encoding}"
+                )
+    if len(said) > 1:
+        message = f"'{node.kind.name}' brings records of one key together, and their keys are other bytes: "
+        hint = "equal `key_encoding`, or `rekey` one of them"
+        yield Fault(("nodes", node.name, "from"), message + " and ".join(said.values()), hint)
 
 
 def _test_faults(resolved: Resolved) -> Iterator[Fault]:

@@ -82,6 +82,8 @@ class NodeClass(Protocol):
                                  what comes next reads them from Kafka; "" and 0 leave encoding and partitions to the engine
     loop                         class attribute: the output port that may lead back to an earlier node. The kind bounds
                                  the rounds: `visits_of(row, "PIPELINE/NODE")` counts them. No other cycle is possible
+    pairs_keys                   class attribute, True for a node that brings records of one key together over its ports: their
+                                 keys must be equal bytes
     copartitioned                class attribute, True for a node whose inputs must lie on equal partitions
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
     keyed                        class attribute, True for a node with state and timers by record key (or attribute of the

@@ -8,8 +8,8 @@ from dataflow.core.schema import Schema
 from dataflow.planner.lint import check, lint
 from dataflow.planner.resolve import resolve
 from dataflow.registry import Registry
-from dataflow.sdk import ModelInfo
-from tests.planner.kinds import REGISTRY
+from dataflow.sdk import ContractContext, ModelInfo, Settings, node
+from tests.planner.kinds import REGISTRY, Base
 from tests.spec.projects import project_of
 
 TOPICS = """
@@ -303,6 +303,37 @@ def test_an_answer_behind_a_fault_is_not_reported(tmp_path: Path) -> None:
     assert lines(tmp_path, "inputs: {t: t}\nanswer: a\nnodes: {a: {use: test.nope, from: t}}\n") == [
         "5:18: unknown node kind 'test.nope' (did you mean 'test.need'?)"
     ]
+
+
+@node("test.pairs", inputs=("*",))
+class Pairs(Base):
+    pairs_keys = True
+
+    @staticmethod
+    def contract(settings: Settings, context: ContractContext) -> dict[str, Schema]:
+        return {"out": context.inputs["one"]}
+
+
+def test_records_of_one_key_come_together_if_their_keys_are_equal_bytes(tmp_path: Path) -> None:
+    text = "inputs: {a: a, b: b}\nnodes:\n  n: {use: test.pairs, from: {one: a, two: b}}\n"
+    more = (
+        "kind: Topic\nname: a\nkey: n\nfields: {n: int64}\n---\n"
+        "kind: Topic\nname: b\nkey: n\nfields: {n: TYPE}\n"
+    )
+    registry = Registry.of(Pairs)
+    assert lines(tmp_path / "1", text, registry=registry, more=more.replace("TYPE", "int32")) == []
+    other = lines(tmp_path / "2", text, registry=registry, more=more.replace("TYPE", "string"))
+    expected = (
+        "5:30: 'test.pairs' brings records of one key together, and their keys are other bytes: 'a' by n as int64 and "
+        "'b' by n as string (equal `key_encoding`, or `rekey` one of them)"
+    )
+    assert other == [expected]
+    without = more.replace("name: b\nkey: n\nfields: {n: TYPE}", "name: b\nfields: {n: int64}")
+    expected = (
+        "5:44: 'test.pairs' brings records of one key together, and those of 'b' have none "
+        "(key: FIELD in its topic, or `rekey`)"
+    )
+    assert lines(tmp_path / "3", text, registry=registry, more=without) == [expected]
 
 
 def test_partitions_of_edges_must_divide_those_of_the_input(tmp_path: Path) -> None:
