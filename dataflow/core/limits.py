@@ -48,6 +48,8 @@ MAX_REQUEST_ROWS: Final = 10_000
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 # Requests of one gRPC stream that run at once: what a client sends beyond waits in its connection.
 MAX_STREAM_REQUESTS: Final = 64
+# Callers at once who are told over gRPC when health changes; no token is asked of them.
+MAX_HEALTH_WATCHES: Final = 64
 # A caller waits this long unless the pipeline or the request says otherwise; and never longer than the second.
 DEFAULT_DEADLINE_MS: Final = 30_000
 MAX_DEADLINE_MS: Final = 600_000

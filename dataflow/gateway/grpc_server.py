@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from dataflow.core.errors import DataflowError, GatewayError
-from dataflow.core.limits import MAX_BODY_BYTES, MAX_DEADLINE_MS
+from dataflow.core.limits import MAX_BODY_BYTES, MAX_DEADLINE_MS, MAX_HEALTH_WATCHES
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.grpc_door import GrpcDoor, abort, all_ready, headers_of, request_of
 from dataflow.gateway.grpc_proto import PACKAGE, SERVICE, Protocol
@@ -110,6 +110,7 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # of a pac
     def __init__(self, gateway: Gateway, door: GrpcDoor) -> None:
         self._gateway = gateway
         self._door = door
+        self._watches = 0
 
     def _status(self, service: str) -> int:
         if service not in ("", SERVICE):
@@ -127,9 +128,19 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # of a pac
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  (the protocol's name)
+        if self._watches >= MAX_HEALTH_WATCHES:
+            text = f"{MAX_HEALTH_WATCHES} watches of health are open, which is the limit"
+            await abort(context, GatewayError(429, text, hint="try later"))
+        self._watches += 1
+        try:
+            await self._watch(request.service, context)
+        finally:
+            self._watches -= 1
+
+    async def _watch(self, service: str, context: Any) -> None:
         told = -1
         while True:
-            status = self._status(request.service)
+            status = self._status(service)
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 told = status
