@@ -71,6 +71,7 @@ class RouteTopK:
     included; those that were dropped or failed before are not counted. A group of k or fewer goes to `top` as a whole.
     Equal scores: the earlier one is better. Null and NaN are worse than any number. Both ports have the contract of the
     input, and keep its order.
+    The split and all nodes up to this one are one stage: how many records belong together is not known elsewhere.
     """
 
     gathers = True
