@@ -17,6 +17,7 @@ import orjson
 from dataflow.core import headers
 from dataflow.core.errors import DataflowError, GatewayError, nearest
 from dataflow.core.limits import MAX_PENDING_REQUESTS, MAX_TAPS
+from dataflow.gateway.cloud_events import answer_event, is_event
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import REPORT_POLL_S, Exchange
 from dataflow.gateway.facts import tell
@@ -190,7 +191,9 @@ class Gateway:
     async def _answer(self, route: Route, request: Request) -> Response | Stream:
         handler = _HANDLERS.get(route.handler)
         if handler is not None:
-            if (PREFER in request.headers or KEY_HEADER in request.headers) and wanted(request):
+            if handler is plain and is_event(request):
+                handler = answer_event
+            elif (PREFER in request.headers or KEY_HEADER in request.headers) and wanted(request):
                 handler = partial(self._requests.take, route.handler)
             return await self.run(handler, request)
         if route.handler == "tap":

@@ -95,6 +95,17 @@ _SCHEMAS_MORE: Final[dict[str, Any]] = {
     },
 }
 
+_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {"data": {"description": "a record"}, "data_base64": {"type": "string"}},
+}
+# CloudEvents, structured; in binary mode an event is a record with headers.
+_EVENTS: Final[dict[str, Any]] = {
+    "application/cloudevents+json": {"schema": _EVENT},
+    "application/cloudevents-batch+json": {"schema": {"type": "array", "items": _EVENT}},
+}
+
 _TAP_QUERY: Final = {
     "from": "latest (default), earliest, an offset, an ISO 8601 time, or -5m",
     "id": "only records that are, derive from or answer this id",
@@ -164,8 +175,8 @@ def _operation(route: Route) -> dict[str, Any]:
         parameters += [_deadline(), _row_errors("request")]
     elif route.handler == "plain":
         record = {"type": "object"}
-        made["requestBody"] = {"required": True, "content": _json(_one_or_list(record))}
-        content = _json(_one_or_list(record))
+        made["requestBody"] = {"required": True, "content": _json(_one_or_list(record)) | _EVENTS}
+        content = _json(_one_or_list(record)) | _EVENTS
         parameters += [_deadline(), _row_errors("entry")]
     elif route.handler in ("generate", "generate_stream"):
         made["requestBody"] = {"required": True, "content": _json({"type": "object"})}
@@ -211,11 +222,14 @@ def _pipeline_door(name: str) -> dict[str, Any]:
         "tags": ["inference"],
         "operationId": f"run {name}",
         "parameters": [_deadline(), _row_errors("entry")],
-        "requestBody": {"required": True, "content": _json(_one_or_list(_ref(f"{name}.request")))},
+        "requestBody": {
+            "required": True,
+            "content": _json(_one_or_list(_ref(f"{name}.request"))) | _EVENTS,
+        },
         "responses": {
             "200": {
                 "description": "the answer; in a list, rows without one are errors",
-                "content": _json(_one_or_list(_ref(f"{name}.answer"))),
+                "content": _json(_one_or_list(_ref(f"{name}.answer"))) | _EVENTS,
             },
             **_failures(),
         },
