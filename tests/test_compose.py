@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
+from tritonclient.utils import InferenceServerException
 
 from dataflow.broker import Broker, BrokerSettings
 from dataflow.broker.settings import Address, server_properties
@@ -315,6 +317,17 @@ def test_gateway_and_worker_answer_a_request(running: Network) -> None:
     reading = b'{"sensor": "s1", "celsius": 40, "at": "2024-05-01T12:30:00Z"}'
     answer = json.loads(fetch(running.url("gateway", 8080, "/pipelines/shop"), reading))
     assert answer["fahrenheit"] == 104
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_the_grpc_door_answers_who_has_the_token(running: Network) -> None:
+    with triton.InferenceServerClient(f"127.0.0.1:{running.ports['gateway:8081']}") as client:
+        assert client.is_server_ready()
+        with pytest.raises(InferenceServerException, match="a token is needed"):
+            client.get_model_metadata("shop")
+        found = client.get_model_metadata("shop", headers={"authorization": f"Bearer {TOKEN}"})
+        assert found.name == "shop"
 
 
 @pytest.mark.broker
