@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dataflow.core.errors import TransportError
 from dataflow.transport.api import (
@@ -42,7 +42,13 @@ class ShadowFabric:
         )
 
     def transactional(self, name: str, *, latency_first: bool = False) -> TransactionalProducer:
-        return _ShadowedTransaction(self, self._fabric.transactional(name, latency_first=latency_first))
+        return self.transactionals([name], latency_first=latency_first)[0]
+
+    def transactionals(
+        self, names: Sequence[str], *, latency_first: bool = False
+    ) -> list[TransactionalProducer]:
+        made = self._fabric.transactionals(names, latency_first=latency_first)
+        return [_ShadowedTransaction(self, producer) for producer in made]
 
     def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
         return self._fabric.consumer(group, start=start)
@@ -92,6 +98,12 @@ class _ShadowedTransaction(_Shadowed):
 
     def begin(self) -> None:
         self._transaction.begin()
+
+    def start_commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
+        self._transaction.start_commit(offsets, consumer)
+
+    def finish_commit(self) -> None:
+        self._transaction.finish_commit()
 
     def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         self._transaction.commit(offsets, consumer)
