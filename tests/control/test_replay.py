@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.codecs import codec_for
+from dataflow.codecs.values import to_jsonable
 from dataflow.control.deploy import read_plans
 from dataflow.control.replay import Replay, replay
 from dataflow.control.replay_report import ReplayReport
@@ -18,7 +20,7 @@ from dataflow.core import headers
 from dataflow.core.errors import DataflowError, OffsetOutOfRangeError, PlanError, SpecError
 from dataflow.planner.plan import DEAD_LETTERS, Plan
 from dataflow.registry import Registry
-from dataflow.transport.api import Fabric
+from dataflow.transport.api import EARLIEST, Fabric, Message
 from dataflow.transport.memory import MemoryFabric
 from tests.conftest import wait_for
 from tests.control.project import Made, make, produce
@@ -418,6 +420,81 @@ def test_joins_across_stages_close_as_they_did(tmp_path: Path, unique: str) -> N
     assert report.same
     assert {e.edge: e.equal for e in report.edges} == {"odd": 10, "slow": 20, "both": 20}
     assert ends(made, plan.control.topics[0]) == control
+
+
+FAMILIES = """
+kind: Topic
+name: {name}.baskets
+key: basket
+partitions: 3
+fields: {{basket: string, prices: {{type: list, items: int64}}}}
+---
+kind: Pipeline
+name: {name}-baskets
+inputs: {{basket: {name}.baskets}}
+delivery: exactly_once
+nodes:
+  price: {{use: each.split, from: basket, with: {{field: prices, as: price}}}}
+  sane:  {{use: filter.when, from: price, with: {{when: price >= 0}}}}
+  by:    {{use: rekey, from: sane, with: {{key: price}}}}
+  taxed: {{use: transform.select, from: by, with: {{set: {{price: price * 2}}}}}}
+  small: {{use: filter.when, from: taxed, with: {{when: price < 100}}, isolate: true}}
+  all:
+    use: each.gather
+    from: {{items: small, of: price.parents}}
+    with: {{fields: {{taxed: price}}, on_missing: "null", missing: lost}}
+    keep: [basket]
+"""
+
+
+@pytest.mark.parametrize("where", ["memory", pytest.param("kafka", marks=pytest.mark.broker)])
+def test_families_across_stages_and_partitions_gather_as_they_did(
+    tmp_path: Path, unique: str, where: str, request: pytest.FixtureRequest
+) -> None:
+    fabric: Fabric = MemoryFabric() if where == "memory" else request.getfixturevalue("kafka")
+    made = make(tmp_path, unique, fabric)
+    place = tmp_path / "pipelines" / "baskets"
+    place.mkdir()
+    (place / "pipeline.yaml").write_text(FAMILIES.format(name=unique))
+    made.deploy()
+    # Of each five: none, all there, one dropped at home, one dropped away from home, all dropped.
+    prices = [[], [1, 2, 3], [4, -1, 5], [60, 7], [-1, 70]]
+    produce(made, f"{unique}.baskets", [{"basket": f"b{n}", "prices": prices[n % 5]} for n in range(40)])
+    plan = read_plans(made.fabric)[f"{unique}-baskets"]
+    with made.working() as shop:
+        made.settle(shop)
+        found = _baskets(made, plan)
+    assert found == {
+        f"b{n}": [
+            ([], []),
+            ([2, 4, 6], []),
+            ([8, None, 10], [1]),
+            ([None, 14], [0]),
+            ([None, None], [0, 1]),
+        ][n % 5]
+        for n in range(40)
+    }
+    report = replay(made.folder, Registry.default(made.folder), made.fabric, Replay(plan, plan))
+    assert report.same
+    assert {e.edge: e.equal for e in report.edges}["all"] == 40
+
+
+def _baskets(made: Made, plan: Plan) -> dict[str, tuple[list[int | None], list[int]]]:
+    edge = plan.edges["all"]
+    consumer = made.fabric.consumer()
+    consumer.assign({(edge.topics[0], n): EARLIEST for n in range(edge.partitions)})
+    found: list[Message] = []
+
+    def read() -> bool:
+        found.extend(consumer.poll(100, 0.1))
+        return len(found) >= 40
+
+    wait_for(read, "all gathered")
+    consumer.close()
+    assert len(found) == 40
+    decoded = codec_for(edge.codec, edge.schema).decode([m.value() for m in found])
+    rows = to_jsonable(edge.schema, decoded.columns, len(found))
+    return {row["basket"]: (row["taxed"], row["lost"]) for row in rows}
 
 
 def _count(made: Made, plan: Plan, edge: str, count: int) -> bool:
