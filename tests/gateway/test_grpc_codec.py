@@ -90,6 +90,11 @@ def test_bfloat16_is_taken_for_wider_floats() -> None:
         np.testing.assert_array_equal(call.columns["x"], values)
 
 
+def test_typed_floats_may_be_what_json_cannot_say() -> None:
+    call, _ = decode(schema("float32"), ANSWER, asked("FP32", [3], [float("nan"), float("inf"), -0.0]))
+    np.testing.assert_array_equal(call.columns["x"], np.array([np.nan, np.inf, -0.0], np.float32))
+
+
 def test_parameters_say_what_they_say_over_http() -> None:
     message = asked("FP32", [1], [1.0])
     message.parameters["timeout"].uint64_param = 7
