@@ -447,7 +447,9 @@ nodes:
 """
 
 
-@pytest.mark.parametrize("where", ["memory", pytest.param("kafka", marks=pytest.mark.broker)])
+@pytest.mark.parametrize(
+    "where", ["memory", pytest.param("kafka", marks=[pytest.mark.broker, pytest.mark.slow])]
+)
 def test_families_across_stages_and_partitions_gather_as_they_did(
     tmp_path: Path, unique: str, where: str, request: pytest.FixtureRequest
 ) -> None:
