@@ -201,7 +201,7 @@ def split_faults(stages: Stages, node: str) -> Iterator[Fault]:
     for edge in resolved.read_by(node):
         roots = born_on(resolved, edge)
         producer = resolved.edges[edge].producer
-        whole = producer is not None and not stages.fetches(node, edge)
+        whole = producer is not None and edge not in roots and not stages.fetches(node, edge)
         sources = _before(stages, producer, roots)[0] if whole and producer is not None else {edge}
         makers = {e: resolved.edges[e].producer for e in roots if is_split(resolved, e)}
         far = [e for e, maker in makers.items() if maker is not None and stages.stage_of[maker] != stage]
