@@ -16,7 +16,7 @@ from dataflow.control.streams import id_seeds, known_topics, read_messages
 from dataflow.core import headers, ids
 from dataflow.core.errors import DataflowError
 from dataflow.core.limits import MAX_REQUEST_ROWS
-from dataflow.planner.plan import DEAD_LETTERS, REPLIES, Plan, StagePlan
+from dataflow.planner.plan import DEAD_LETTERS, REPLIES, RESULTS, Plan, StagePlan
 from dataflow.runtime.schemas import SchemaStore, reader_codecs
 from dataflow.spec.loader import Project
 from dataflow.transport.api import EARLIEST, LATEST, Fabric, Message, Position
@@ -29,6 +29,8 @@ MAX_SCANNED: Final = 2_000_000
 MAX_TIMES: Final = 20
 # A record that dies again after each redrive is followed so many times.
 MAX_REDRIVES: Final = 10
+# Where callers are told: those who wait, and those who come back.
+_TOLD: Final = (REPLIES, RESULTS)
 _PREFIX: Final = 13  # characters of an id that say its time
 
 Kind = Literal["record", "reply", "dead letter"]
@@ -112,7 +114,7 @@ class _Search:
         self._fabric = fabric
         self._wanted = wanted
         admin = fabric.admin()
-        self.topics = admin.describe(sorted({*topics, DEAD_LETTERS, REPLIES}))
+        self.topics = admin.describe(sorted({*topics, DEAD_LETTERS, *_TOLD}))
         self.seeds = id_seeds(admin, self.topics)
         self._low = admin.offsets(list(self.seeds), EARLIEST)
         self._high = admin.offsets(list(self.seeds), LATEST)
@@ -266,7 +268,7 @@ class _Teller:
         version, _, node = rest.partition("/")
         kind: Kind = "record"
         status, reason = "written", ""
-        if topic == REPLIES:
+        if topic in _TOLD:
             kind, status = "reply", record.header(headers.STATUS).decode() or "ok"
             reason = record.header(headers.REASON).decode("utf-8", "replace")
         elif topic == DEAD_LETTERS:
@@ -282,7 +284,7 @@ class _Teller:
     def _reader(self, topic: str) -> RecordReader:
         if topic not in self._readers:
             # Replies are of any answer's contract; the answer's own edge shows the value.
-            opaque = topic in (REPLIES, DEAD_LETTERS)
+            opaque = topic in (*_TOLD, DEAD_LETTERS)
             stream = Stream(topic, (topic,), OPAQUE, "raw") if opaque else self._streams[topic]
             codecs = reader_codecs(self._schemas, stream.codec, stream.schema)
             self._readers[topic] = RecordReader(
