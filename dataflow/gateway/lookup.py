@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from dataflow.core import ids
-from dataflow.core.headers import STATUS_FAILED
+from dataflow.core import headers, ids
 from dataflow.core.limits import MAX_LOOKUPS
 from dataflow.core.shares import WHOLE, Share, read_share, union
+from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.ledger import Accepted
 from dataflow.gateway.replies import Reply, reply_of
 from dataflow.gateway.tail import Tail, offsets_of, read_between, unavailable
@@ -24,6 +24,8 @@ Value = TypeVar("Value")
 CLOCKS_APART_MS: Final = 60_000
 # Requests whose search is remembered, so that whoever comes back often does not read from the beginning each time.
 MAX_REMEMBERED: Final = 1_024
+# Records of answer edges looked through for an answer that nobody was told of.
+MAX_EDGE_RECORDS: Final = 200_000
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class Found:
     replies: dict[bytes, Reply] = field(default_factory=dict)
     back: dict[bytes, tuple[Share, Reply]] = field(default_factory=dict)
     waiting: int = 0
+    edges_seen: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, reply: Reply) -> None:
@@ -46,7 +49,7 @@ class Found:
             return
         if reply.share and not reply.good:
             before, first = self.back.get(reply.record_id, ((), reply))
-            grave = reply.status == STATUS_FAILED and first.status != STATUS_FAILED
+            grave = reply.status == headers.STATUS_FAILED and first.status != headers.STATUS_FAILED
             known, told = union((*before, *read_share(reply.share))), reply if grave else first
             self.back[reply.record_id] = known, told
             if known != WHOLE:
@@ -168,6 +171,40 @@ class Lookup:
         for reply in replies:
             found.take(reply)
 
+    async def on_edges(self, door: PipelineDoor, accepted: Accepted, found: Found) -> None:
+        """Look for answers on the answer edges themselves, once: a worker that is killed may not have told of them."""
+        if found.edges_seen:
+            return
+        left = {i for i in accepted.record_ids() if i not in found.replies}
+        edges = {topic: name for name in door.codecs for topic in door.plan.edges[name].topics}
+
+        def read() -> list[Reply]:
+            replies: list[Reply] = []
+            seen = 0
+            since = max(accepted.time_ms - CLOCKS_APART_MS, 0)
+            until = accepted.deadline_ms + CLOCKS_APART_MS
+            begins, ends = (offsets_of(self._fabric, tuple(edges), at) for at in (since, until))
+            last = offsets_of(self._fabric, tuple(edges), LATEST)
+
+            def take(message: Message) -> bool:
+                nonlocal seen
+                seen += 1
+                reply = _on_edge(message, edges[message.topic()], left)
+                if reply is not None:
+                    left.discard(reply.record_id)
+                    replies.append(reply)
+                return not left or seen > MAX_EDGE_RECORDS
+
+            for position, begin in begins.items():
+                read_between(self._fabric, position, begin, min(ends[position], last[position]), take)
+            return replies
+
+        async with self._reading:
+            replies = await asyncio.to_thread(read) if edges and left else []
+        found.edges_seen = True
+        for reply in replies:
+            found.take(reply)
+
     def _find_accepted(self, request_id: str) -> Accepted | None:
         position = ACCEPTED, 0
         time_ms = ids.time_ms_of(request_id.encode())
@@ -185,6 +222,17 @@ class Lookup:
 
         read_between(self._fabric, position, begin, ends[position], take)
         return made[0] if made else None
+
+
+def _on_edge(message: Message, edge: str, wanted: Set[bytes]) -> Reply | None:
+    """The record of an answer edge as the reply to the record that it is, or comes of."""
+    carried = dict(message.headers() or ())
+    origins = (carried.get(headers.ID, b""), *carried.get(headers.PARENTS, b"").split(b","))
+    record_id = next((origin for origin in origins if origin in wanted), None)
+    if record_id is None:
+        return None
+    schema = carried.get(headers.SCHEMA, b"")
+    return Reply(record_id, headers.STATUS_OK, message.value(), edge, b"", schema)
 
 
 def _failed(found: Found) -> bool:

@@ -140,6 +140,9 @@ class RequestsDoor:
             )
         door = doors(accepted.pipeline)
         found = await self._lookup.wait(accepted, min(wait_ms, accepted.deadline_ms - self._clock_ms()))
+        over = self._clock_ms() >= accepted.deadline_ms
+        if over and not found.over and not any(not reply.good for reply in found.replies.values()):
+            await self._lookup.on_edges(door, accepted, found)
         try:
             answer = self._told(door, accepted, found, detail)
         except GatewayError as error:

@@ -12,13 +12,14 @@ import orjson
 import pytest
 
 from dataflow.core import headers, ids
+from dataflow.core.batch import Batch
 from dataflow.core.limits import IDEMPOTENCY_TTL_MS
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.http import RequestError
 from dataflow.gateway.ledger import Accepted, digest
 from dataflow.gateway.tail import LoopProducer, Record
 from dataflow.planner.plan import ACCEPTED, RESULTS, Plan
-from dataflow.transport.api import EARLIEST
+from dataflow.transport.api import EARLIEST, Header, Message
 from dataflow.transport.memory import MemoryFabric
 from tests.gateway.fixtures import Responder, Told, fabric_for, plan_of, talk, tensors, total
 
@@ -152,6 +153,33 @@ def test_what_is_not_answered_in_its_time_has_failed() -> None:
 
     answer = talk(steps, answer=None)
     assert (answer.status_code, answer.json()["error"]) == (504, "no answer at the deadline")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_answer_that_nobody_was_told_of_is_found_on_its_edge(rows: int) -> None:
+    """The worker was killed between its commit and its replies."""
+    plan = plan_of()
+    fabric = fabric_for(plan)
+
+    class Killed(Responder):
+        def _reply(self, message: Message, told: Told) -> None:
+            codec = self._codecs["sum"]
+            value = codec.encode(Batch.of(codec.schema, [told.record]).columns, 1).values[0]
+            record_id = dict(message.headers() or ())[headers.ID]
+            # A record keeps its id, or has one of its own and names what it comes of.
+            identity: list[Header] = [(headers.ID, record_id)]
+            if told.record["total"] > 6:
+                identity = [(headers.ID, ids.mint(1)), (headers.PARENTS, record_id)]
+            self._producer.send("sums.sum", value, None, [*identity, (headers.SCHEMA, codec.fingerprint)])
+
+    async def steps(client: httpx.AsyncClient, _: Gateway) -> httpx.Response:
+        taken = await post(client, INFER, tensors(rows), {**LATER, "x-deadline-ms": "400"})
+        return await fetched(client, taken.headers["location"])
+
+    with Killed(fabric, plan):
+        answer = talk(steps, plan, answer=None, fabric=fabric)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == [9.0 * row + 3 for row in range(rows)]
 
 
 @pytest.mark.parametrize(
