@@ -35,10 +35,10 @@ from dataflow.gateway.http import (
     send_response,
     send_stream,
 )
-from dataflow.gateway.infer import infer
+from dataflow.gateway.infer import KEY_HEADER, infer
 from dataflow.gateway.model_info import Statistics
 from dataflow.gateway.plain import plain, predict
-from dataflow.gateway.requests import KEY_HEADER, PREFER, RequestsDoor, wanted
+from dataflow.gateway.requests import PREFER, RequestsDoor, wanted
 from dataflow.gateway.routes import Route, Router
 from dataflow.gateway.state_view import StateDoor
 from dataflow.gateway.tap_events import WriterOf

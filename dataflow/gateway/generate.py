@@ -23,7 +23,7 @@ from dataflow.core.shares import WHOLE, Share, read_share, union
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Ask, Exchange
 from dataflow.gateway.http import JSON, RETRY_AFTER_S, Request, RequestError, Response, Stream
-from dataflow.gateway.infer import RECORD_ID_HEADER, ask_of, caller_id_of, failure
+from dataflow.gateway.infer import KEY_HEADER, RECORD_ID_HEADER, ask_of, caller_id_of, failure
 from dataflow.gateway.replies import Reply
 from dataflow.gateway.tail import LoopProducer, Record, Tail
 from dataflow.transport.api import Fabric, Header, Message
@@ -141,6 +141,10 @@ class GenerateDoor:
         )
 
     async def _begin(self, door: PipelineDoor, request: Request, body: bytes) -> tuple[_Taking, _Edges]:
+        if KEY_HEADER in request.headers:
+            raise GatewayError(
+                400, "a stream is not kept: no Idempotency-Key goes with generate", hint="use infer"
+            )
         record, caller_id = _read(door, body, caller_id_of(request))
         decoded = coerce_records(door.request, [record])
         for _, cause in decoded.failed:

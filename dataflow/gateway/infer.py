@@ -20,6 +20,7 @@ from dataflow.transport.api import Header
 
 DEADLINE_HEADER: Final = b"x-deadline-ms"
 REQUEST_ID_HEADER: Final = b"x-request-id"
+KEY_HEADER: Final = b"idempotency-key"
 ROW_ERRORS_HEADER: Final = b"x-row-errors"
 # ... and the parameter of a V2 request and answer.
 ROW_ERRORS: Final = "row_errors"

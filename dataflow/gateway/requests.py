@@ -30,6 +30,7 @@ from dataflow.gateway.exchange import Exchange
 from dataflow.gateway.http import JSON, Request, RequestError, Response
 from dataflow.gateway.infer import (
     DEADLINE_HEADER,
+    KEY_HEADER,
     RECORD_ID_HEADER,
     answered,
     ask_of,
@@ -45,7 +46,6 @@ from dataflow.planner.plan import ACCEPTED, RESULTS
 from dataflow.transport.api import Fabric, Header, Message
 
 PREFER: Final = b"prefer"
-KEY_HEADER: Final = b"idempotency-key"
 RESPOND_ASYNC: Final = "respond-async"
 # Tells an answer that failed from a gateway that did.
 STATUS_HEADER: Final = b"df-request-status"

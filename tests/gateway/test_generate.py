@@ -157,6 +157,10 @@ def test_bodies_that_are_no_record(body: Any) -> None:
     assert generate(body=body).status_code == 400
 
 
+def test_a_stream_takes_no_key() -> None:
+    assert generate(sent={"idempotency-key": "k"}).status_code == 400
+
+
 def test_an_edge_that_is_not_written_cannot_be_followed() -> None:
     unwritten = replace(edge("sum", ANSWER_SCHEMA), topics=())
     plan = plan_of(unwritten)
