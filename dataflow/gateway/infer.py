@@ -145,6 +145,8 @@ def whole_of(request: Request, *, default: bool, asked: str = "") -> bool:
 
     Raises GatewayError 400 for a choice that there is not.
     """
+    if not asked and ROW_ERRORS_HEADER not in request.headers:  # the usual case
+        return default
     chosen = asked or request.headers.get(ROW_ERRORS_HEADER, b"").decode("latin-1")
     if not chosen:
         return default
