@@ -101,6 +101,7 @@ class _Maker:
 
     def __init__(self, seed: int) -> None:
         self.rng = Random(f"pipeline {seed}")
+        self.away = Random(f"keyed anew {seed}")
         self.nodes: list[Node] = []
         self.edges = [Edge(TOPIC)]
         self.unordered: set[str] = set()
@@ -166,16 +167,20 @@ class _Maker:
         first = len(self.nodes)
         split = self.add("each.split", source, {"field": "items", "as": "item"}, keep=["k", "n"])
         twice = self.add("transform.select", Edge(split), {"set": {"item": "item * 2"}})
-        kept = self.add("filter.when", Edge(twice), {"when": "item % 3 != 0"})
+        away = self.away.random() < 0.3
+        moved = self.add("rekey", Edge(twice), {"key": "index"}) if away else twice
+        kept = self.add("filter.when", Edge(moved), {"when": "item % 3 != 0"})
         reads = {"items": kept, "of": f"{split}.parents"}
         gather = f"n{len(self.nodes)}"
         settings = {"fields": {"parts": "item"}, "on_missing": "skip"}
         self.nodes.append(Node(gather, "each.gather", reads, settings))
         # Items of another stage: what is complete first comes first.
-        apart = any(node.isolate for node in self.nodes[first:])
+        apart = away or any(node.isolate for node in self.nodes[first:])
         edge = replace(source, ordered=source.ordered and not apart, in_time=source.in_time and not apart)
         if not source.ordered:
             self.unordered |= {split, f"{split}.parents", twice, kept}
+        if away:
+            self.unordered |= {moved, kept}
         if not edge.ordered:
             self.unordered.add(gather)
         self.made(self.add("transform.select", Edge(gather), {"drop": ["parts", "count"]}), edge)

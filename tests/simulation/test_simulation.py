@@ -28,7 +28,9 @@ def test_whatever_befalls_workers_all_is_as_the_model_says() -> None:
 @pytest.mark.parametrize(
     "seed",
     [
-        37 * SEEDS_OF_PIPELINE,  # a pipeline that is split and gathered, in order for each key
+        45 * SEEDS_OF_PIPELINE,  # a pipeline that is split and gathered, in order for each key
+        37 * SEEDS_OF_PIPELINE,  # ... across stages
+        35 * SEEDS_OF_PIPELINE,  # ... and keyed anew in between
         105,  # a broken commit, and work in hand when the group is left
         1441,  # a retry among records made from state
         4869,  # a member that was put out alive
