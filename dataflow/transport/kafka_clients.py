@@ -102,6 +102,8 @@ class KafkaConsumer:
         self.client = ck.Consumer({**settings, "on_commit": self._on_commit}, logger=log)
         self._start = start
         self._asked: dict[Position, _Asked] = {}
+        # The newest offset that is known to be committed, of what was asked for since it is ours: -1 where none is.
+        self._confirmed: dict[Position, int] = {}
         self._gone: set[Position] = set()
         self._starts: dict[Position, int] = {}
         self._topics: tuple[str, ...] = ()
@@ -173,6 +175,7 @@ class KafkaConsumer:
             self._ends.pop(position, None)
             self._new_ends.pop(position, None)
             self._asked.pop(position, None)
+            self._confirmed.pop(position, None)
             self._starts.pop(position, None)
             self._gone.add(position)
 
@@ -247,6 +250,7 @@ class KafkaConsumer:
         if not asked:
             return
         self._asked.update({p: _Asked(offset, now_s + COMMIT_ANSWER_S) for p, offset in asked.items()})
+        self._confirmed = {**dict.fromkeys(asked, -1), **self._confirmed}
         partitions = [ck.TopicPartition(t, p, offset) for (t, p), offset in asked.items()]
         try:
             done = self.client.commit(offsets=partitions, asynchronous=not wait)
@@ -262,11 +266,12 @@ class KafkaConsumer:
         for partition in partitions:
             position = (partition.topic, partition.partition)
             asked, found = self._asked.get(position), partition.error or error
-            if asked is None:  # let go of since
+            if position not in self._confirmed:  # let go of since
                 continue
             if found is None:
-                if partition.offset >= asked.offset:
-                    del self._asked[position]
+                self._confirm(position, partition.offset)
+            elif asked is None:
+                pass  # a later one is through
             elif 0 <= partition.offset < asked.offset:
                 pass  # a later one is on its way
             elif found.code() == ck.KafkaError.STALE_MEMBER_EPOCH or found.code() not in FENCED:
@@ -275,6 +280,17 @@ class KafkaConsumer:
             else:  # whoever is fenced has lost its partitions, and is told so
                 asked.again_s = math.inf
                 self._fenced_s = self._fenced_s or time.monotonic()
+
+    def _confirm(self, position: Position, offset: int) -> None:
+        newest = self._confirmed[position]
+        if offset < newest:
+            # The client tries a commit again by itself, and does not look what it sent since: this one led back.
+            self._asked.setdefault(position, _Asked(newest, 0.0))
+            return
+        self._confirmed[position] = offset
+        asked = self._asked.get(position)
+        if asked is not None and asked.offset <= offset:
+            del self._asked[position]
 
     def committed(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         found = self._committed([ck.TopicPartition(*p) for p in positions])

@@ -187,6 +187,24 @@ def test_a_refusal_does_not_lead_back_behind_a_commit_on_its_way(consumer: Kafka
     assert consumer.client.commits[2:] == [{A: 20}]
 
 
+def test_a_commit_that_the_client_tried_again_after_a_later_one_does_not_stay(
+    consumer: KafkaConsumer,
+) -> None:
+    """Both are told to be through; the broker has the older one, which came last."""
+    consumer.commit({A: 10}, wait=False)
+    consumer.commit({A: 20}, wait=False)
+    consumer._on_commit(None, [part(A, 20)])
+    consumer._on_commit(None, [part(A, 10)])
+    consumer.commit({}, wait=False)
+    consumer._on_commit(None, [part(A, 20)])
+    consumer.commit({}, wait=False)
+    assert consumer.client.commits == [{A: 10}, {A: 20}, {A: 20}]
+    consumer.client.callbacks["on_revoke"](consumer.client, [part(A)])
+    consumer._on_commit(None, [part(A, 10)])
+    consumer.commit({}, wait=False)
+    assert len(consumer.client.commits) == 3, "what moved away is not ours to lead forward"
+
+
 def test_a_fenced_member_does_not_try_again(consumer: KafkaConsumer) -> None:
     consumer.commit({A: 10}, wait=False)
     consumer._on_commit(ck.KafkaError(ck.KafkaError.UNKNOWN_MEMBER_ID), [part(A, 10)])
