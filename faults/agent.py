@@ -144,6 +144,27 @@ def lay_debug(contexts: str, stats: Path | None) -> None:
     kafka_clients.ck = Loud()  # type: ignore[attr-defined]  # in place of the module
 
 
+def tell_tasks(*_: object) -> None:
+    """Say on standard error what each task of this process has in hand: for a group that stands still (SIGUSR1)."""
+    import gc
+
+    from dataflow.runtime.task import Task
+
+    for task in (x for x in gc.get_objects() if isinstance(x, Task)):
+        hands = [
+            (h.ticket.ends, h.over, h.execution.over, h.behind is not None, len(h.messages))
+            for h in task._hands._hands
+        ]
+        sent = [(s.ticket.ends, s.barrier.left, s.barrier.error) for s in task._unacknowledged]
+        tickets = [(t.ends, t.finished) for t in task.offsets._open]
+        print(
+            f"{task._stage.plan.name}[{task._partition}]: backlog {len(task._backlog)}, due {task.work_ms}, in hand "
+            f"{hands}, sent {sent}, tickets {tickets}, ready {task.offsets._ready}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def die_with_parent() -> None:
     """Let the system kill this process when the harness is gone, however that ended (Linux)."""
     if sys.platform.startswith("linux"):
@@ -153,6 +174,7 @@ def die_with_parent() -> None:
 def main() -> Any:
     folder, orders = Path(os.environ["FAULTS_FOLDER"]), Path(os.environ["FAULTS_ORDERS"])
     die_with_parent()
+    signal.signal(signal.SIGUSR1, tell_tasks)
     lay_clock(folder)  # before the engine is imported: it may keep the function
     from dataflow.cli.main import main as engine
 

@@ -79,6 +79,8 @@ def _story(world: World, chosen: Settings, tell: Tell) -> Judgement:
     faults = schedule(chosen.seed, chosen.faults)
     world.feeder.allow(chosen.sizes.records // 50)
     if wrong := world.settle(SETTLE_S * 2):
+        world.tell_state("start")
+        time.sleep(1)
         raise RuntimeError(f"the pipelines never came up: {wrong}")
     began = time.monotonic()
     incidents = []
@@ -104,7 +106,7 @@ def _one(world: World, fault: Fault, began: float) -> Incident:
     did = inject(world, fault)
     ended = time.monotonic()
     if wrong := world.settle(SETTLE_S):
-        world.keep_stats(f"{fault.number + 1}")
+        world.tell_state(f"{fault.number + 1}")
     return Incident(fault, did, at_s, time.monotonic() - ended, wrong)
 
 

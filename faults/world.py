@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -192,8 +193,12 @@ class World:
                 return f"group {group} stands at {still}"
         return ""
 
-    def keep_stats(self, name: str) -> None:
-        """Put aside what the clients say of themselves right now, if they were told to (FAULTS_STATS)."""
+    def tell_state(self, name: str) -> None:
+        """Have workers say what they have in hand, and put aside what clients say of themselves (FAULTS_STATS)."""
+        for crew in self.crews.values():
+            for agent in crew.members:
+                if agent.working:
+                    agent.signal(signal.SIGUSR1)
         for path in self.stable.folder.glob("*/stats-*"):
             kept = self.folder / "stuck" / name / path.parent.name / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
