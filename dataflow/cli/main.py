@@ -16,7 +16,10 @@ from dataflow.core.errors import DataflowError
 SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Declare": {
         "new": ("dataflow.cli.new:new", "Make a project that lints, tests and runs."),
-        "import": ("dataflow.cli.import_:import_", "Turn declarations of Seldon, KServe or Triton into ours."),
+        "import": (
+            "dataflow.cli.import_:import_",
+            "Turn declarations of Seldon, KServe or Triton into ours.",
+        ),
         "lint": ("dataflow.cli.lint:lint", "Find all that is wrong with the declarations."),
         "test": ("dataflow.cli.test:test", "Run the pipelines' inline tests, without a broker."),
         "plan": ("dataflow.cli.plan:plan", "Show what a pipeline becomes: stages, topics, groups, rights."),
