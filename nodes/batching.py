@@ -66,6 +66,7 @@ class BatchWindow:
     """
 
     keyed = True
+    holds = True
 
     def __init__(self, settings: BatchOf, context: NodeContext) -> None:
         self._size = settings.size

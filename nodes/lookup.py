@@ -82,6 +82,7 @@ class JoinLookup:
     """
 
     pairs_keys = True
+    holds = True
 
     @staticmethod
     def keyed_for(settings: Lookup, folder: Path) -> bool:

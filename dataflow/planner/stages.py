@@ -89,15 +89,18 @@ def _cut(resolved: Resolved, on_path: set[str], apart: frozenset[str]) -> Stages
 
 
 def _is_torn(stages: Stages, node: str) -> bool:
-    """Whether a node that gathers has sides of different stages, and it is not known yet."""
+    """Whether a node that gathers has sides of different stages, or of different times, and it is not known yet."""
     found = stages.resolved.nodes[node]
     if node in stages.apart or not found.kind.gathers:
         return False
-    ways = {
-        frozenset(e for edge in edges for e in _fetched_before(stages, node, edge))
-        for edges in found.inputs.values()
-    }
-    return len(ways) > 1
+    behind = [[_behind(stages, node, edge) for edge in edges] for edges in found.inputs.values()]
+    ways = {frozenset(e for fetched, _ in port for e in fetched) for port in behind}
+    held = {frozenset(n for _, nodes in port for n in nodes if _holds(stages, n)) for port in behind}
+    return len(ways) > 1 or len(held) > 1
+
+
+def _holds(stages: Stages, node: str) -> bool:
+    return stages.resolved.nodes[node].kind.holds and stages.keeps_state(node)
 
 
 def _on_path(resolved: Resolved) -> set[str]:
@@ -211,20 +214,20 @@ def _outside_faults(stages: Stages, node: str) -> Iterator[Fault]:
         yield Fault(("nodes", node, "write"), f"'{kind.name}' writes its records itself", "leave it out")
 
 
-def _fetched_before(stages: Stages, node: str, edge: str) -> frozenset[str]:
-    """The edges that the node's stage fetches, of which the records of `edge` come within the stage."""
-    found, seen, waiting = set(), set(), [(node, edge)]
+def _behind(stages: Stages, node: str, edge: str) -> tuple[set[str], set[str]]:
+    """The edges that the node's stage fetches, of which the records of `edge` come, and the nodes within it on their way."""
+    fetched: set[str] = set()
+    nodes: set[str] = set()
+    waiting = [(node, edge)]
     while waiting:
         reader, name = waiting.pop()
-        if (reader, name) in seen:
-            continue
-        seen.add((reader, name))
         producer = stages.resolved.edges[name].producer
         if producer is None or stages.fetches(reader, name):
-            found.add(name)
-        else:
+            fetched.add(name)
+        elif producer not in nodes:
+            nodes.add(producer)
             waiting += [(producer, e) for e in stages.resolved.read_by(producer)]
-    return frozenset(found)
+    return fetched, nodes
 
 
 def _merge_faults(resolved: Resolved, node: str) -> Iterator[Fault]:

@@ -72,6 +72,8 @@ class NodeClass(Protocol):
                                  has that record's id and no more: its sides may come of different stages. The engine
                                  then keeps what came first, and calls `gather` when the last is there, will not come, or
                                  the `wait` of its settings (ms or None) is over
+    holds                        class attribute, True for a node that, where it keeps state, may let a record go on later
+                                 than those fetched with it: what joins it with another side then waits for both
     family                       class attribute of such a node: the input port whose records are children of those on its
                                  other port, and are kept with them. It has ``expected(batch: Batch) -> Sequence[int]``
                                  then: how many children each record of the other port has. Its `late` setting ("drop",
@@ -161,6 +163,11 @@ class NodeKind:
         if decides is not None:
             return bool(decides(settings, folder))
         return bool(getattr(self.target, "keyed", False))
+
+    @property
+    def holds(self) -> bool:
+        """Whether, keeping state, it may let records go on later than they came."""
+        return bool(getattr(self.target, "holds", False))
 
     @property
     def names_inputs(self) -> bool:

@@ -21,6 +21,7 @@ from dataflow.registry import Registry
 from dataflow.testing import PipelineRun
 from dataflow.testing.pipelines import START_S
 from dataflow.transport.api import Header
+from nodes.batching import BatchWindow
 from nodes.join import JoinAny, JoinById
 from tests.runtime.kit import Scripted, add_one, encoded, make_plan, pass_on
 
@@ -569,3 +570,40 @@ def test_stages_that_close_nothing_say_nothing(tmp_path: Path) -> None:
     plan = diamond(tmp_path, cut=False)
     assert (plan.control, [s.closes for s in plan.stages]) == (None, [()])
     assert CONTROL not in plan.edges
+
+
+# ---------------------------------------------------------------- a side that is held in the same stage
+
+HELD = """
+inputs: {records: records}
+answer: {from: [both], input: records}
+delivery: DELIVERY
+nodes:
+  slow: {use: batch.window, from: records, with: {size: 3, wait: 10s}}
+  fast: {use: test.pass, from: records}
+  both: {use: join.by_id, from: {fast: fast, slow: slow}, with: {select: {slow: [n]}, prefix: {slow: slow_}}}
+"""
+
+
+@BOTH
+def test_a_join_waits_for_a_side_that_is_held_in_its_own_stage(tmp_path: Path, delivery: str) -> None:
+    kinds = Registry.of(Scripted, add_one, pass_on, JoinById, BatchWindow)
+    plan = make_plan(tmp_path, HELD.replace("DELIVERY", delivery), registry=kinds)
+    with PipelineRun(tmp_path, plan, kinds) as run:
+        producer = run.fabric.producer()
+        for number, value in enumerate(encoded([(n, "pass") for n in range(4)])):
+            producer.send("records", value, b"k", [(headers.ID, identity(number))], partition=0)
+        run.settle()
+        assert sorted(r["slow_n"] for r in run.result().edges["both"]) == [0, 1, 2]
+        run.clock.advance(10)
+        run.settle()
+        assert sorted(r["slow_n"] for r in run.result().edges["both"]) == [0, 1, 2, 3]
+        assert run.result().dropped.get("both", {}) == {}
+
+
+def test_what_is_held_before_the_branches_needs_no_cut(tmp_path: Path) -> None:
+    kinds = Registry.of(Scripted, add_one, pass_on, JoinById, BatchWindow)
+    text = HELD.replace("DELIVERY", "at_least_once").replace(
+        "fast: {use: test.pass, from: records}", "fast: {use: test.pass, from: slow}"
+    )
+    assert len(make_plan(tmp_path, text, registry=kinds).stages) == 1
