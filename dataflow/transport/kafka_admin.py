@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import confluent_kafka as ck
@@ -150,9 +151,11 @@ class KafkaAdmin:
             for p, future in asked.items()
         }
 
-    @staticmethod
-    def _retried(ask: Callable[[], Answer]) -> Answer:
-        """Ask again while a partition's leader is settling: the broker says so, and the client passes it on."""
+    def _retried(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask again while a partition's leader is settling: the broker says so, and the client passes it on.
+
+        It goes on asking with the leader that it knows, of an epoch that is over, unless it is made to look.
+        """
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while True:
             try:
@@ -163,6 +166,8 @@ class KafkaAdmin:
                 if not settling or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+                with suppress(ck.KafkaException):
+                    self._client.list_topics(timeout=ADMIN_TIMEOUT_S)
 
     def group_offsets(self, group: str, positions: Sequence[Position]) -> dict[Position, int]:
         if not positions:

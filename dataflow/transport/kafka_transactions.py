@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import confluent_kafka as ck
 
-from dataflow.core.errors import FencedError, TransportError
+from dataflow.core.errors import TransportError
 from dataflow.transport.api import Consumer, Position
 from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
 from dataflow.transport.kafka_errors import refused
@@ -38,7 +38,8 @@ SETTINGS: Final[Mapping[str, Any]] = {
     # The coordinator answers CONCURRENT_TRANSACTIONS while the last commit settles; the default wait of 100 ms makes
     # that the p99 of every commit.
     "retry.backoff.ms": 2,
-    "retry.backoff.max.ms": 20,
+    # It doubles up to this: tens of producers that ask a coming broker fifty times a second keep it from coming.
+    "retry.backoff.max.ms": 500,
 }
 
 
@@ -106,7 +107,7 @@ class KafkaTransaction(KafkaProducer):
     def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
         try:
             return super()._serve(call, timeout_s)
-        except (TransportError, FencedError):
+        except TransportError:
             self._broken = True
             raise
 
@@ -141,8 +142,9 @@ class KafkaTransaction(KafkaProducer):
         self._open = False
 
     def _wait(self, doing: str) -> None:
-        """Wait for all that was started."""
-        while self._started:
+        """Wait for all that was started; after one that fails there is nothing more to wait for."""
+        started, self._started = self._started, 0
+        for _ in range(started):
             try:
                 self._aside.wait(STEP_TIMEOUT_S + HUNG_AFTER_S)
             except HungError as error:
@@ -151,7 +153,6 @@ class KafkaTransaction(KafkaProducer):
                     f"{doing} transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
                     hint="did the broker that coordinates it, or the group, go away? It is tried again with a new producer",
                 ) from error
-            self._started -= 1
 
     def commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         self.start_commit(offsets, consumer)
@@ -165,6 +166,8 @@ class KafkaTransaction(KafkaProducer):
 
     def close(self) -> None:
         """Undo what is open, as far as the producer is still good for that; else the transaction's timeout does."""
+        with suppress(TransportError):  # nobody closes a client in the middle of a call of another thread
+            self._wait("closing")
         self._aside.end()
         if self._hung:
             return  # its client lives as long as its call; the next producer of this name fences it
