@@ -13,7 +13,8 @@ import confluent_kafka as ck
 import fastavro
 
 TIMEOUT_S: Final = 60.0
-QUIET: Final = {"log_level": 0}
+# An admin client asks the leader that it knew until it looks again: five minutes, unless told otherwise.
+QUIET: Final = {"log_level": 0, "topic.metadata.refresh.interval.ms": 1_000}
 
 
 def consumer(bootstrap: str, *, committed: bool = True, group: str = "") -> ck.Consumer:
