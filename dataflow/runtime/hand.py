@@ -42,9 +42,8 @@ class InHand:
     ended: list[Ended]
     edge: str = ""
     barrier: Barrier = field(default_factory=Barrier)
-    behind: Batch | None = (
-        None  # rows whose keys are not done yet in earlier batches: the execution does not have them
-    )
+    # Rows whose keys are not done yet in earlier batches: the execution does not have them.
+    behind: Batch | None = None
     keys: Set[bytes] = frozenset()  # of all rows that are not done
     written: int = 0  # how many of execution.written are sent
     answers: dict[bytes, Reply] = field(default_factory=dict)

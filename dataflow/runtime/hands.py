@@ -65,9 +65,8 @@ class Hands:
         return None
 
     def ran(self, hand: InHand) -> None:
-        """Some of its work is done."""
-        if not hand.over:
-            hand.keys = {row.key for row in hand.under_way() if row.key is not None}
+        """Some of its work is done: in order, one that is over waits here, and holds back nobody."""
+        hand.keys = {row.key for row in hand.under_way() if row.key is not None}
 
     def take_over(self, now_ms: int) -> list[InHand]:
         """Those that are over leave, and what only waited for them has work."""

@@ -35,6 +35,9 @@ COMMIT_ANSWER_S: Final = 5.0
 
 
 class KafkaProducer:
+    doing = "writing"
+    """What it is at when the client fails for good."""
+
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.client = ck.Producer(dict(settings), logger=log)
         self._produce = self.client.produce
@@ -79,7 +82,7 @@ class KafkaProducer:
             cause = error if isinstance(error, ck.KafkaException) else error.__cause__
             if not isinstance(cause, ck.KafkaException):
                 raise
-            raise refused(cause.args[0], "writing") from error
+            raise refused(cause.args[0], self.doing) from error
 
     def close(self) -> None:
         self.client.flush(limits.DRAIN_TIMEOUT_MS / 1000)

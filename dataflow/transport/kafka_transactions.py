@@ -92,6 +92,7 @@ class KafkaTransaction(KafkaProducer):
     def __init__(self, settings: Mapping[str, Any], name: str) -> None:
         super().__init__(settings)
         self._name = name
+        self.doing = f"writing in transaction '{name}'"
         self._hung = False
         self._broken = False
         self._open = False

@@ -172,13 +172,16 @@ def test_outputs_that_overtake_a_retry_are_not_seen_without_their_offsets(
         loop = stages.loop()
         loop.open(stack)
         loop.turn(0)
-        stages.write(["pass"], key=b"other")
-        turn_until_idle(loop)
-        assert (stages.numbers("p.a"), stages.committed()) == ([] if exactly else [1], 0)
+        for _ in range(2):
+            stages.write(["pass"], key=b"other")
+            turn_until_idle(loop)
+        assert (stages.numbers("p.a"), stages.committed()) == ([] if exactly else [1, 2], 0)
+        waiting = loop._tasks[0]._hands._hands
+        assert [hand.over for hand in waiting] == ([False, True, True] if exactly else [False])
         for _ in range(2):  # the second and the third attempt
             stages.clock.advance(3600)
             turn_until_idle(loop)
-        assert (stages.numbers("p.a"), stages.committed()) == ([0, 1] if exactly else [1, 0], 2)
+        assert (stages.numbers("p.a"), stages.committed()) == ([0, 1, 2] if exactly else [1, 2, 0], 3)
 
 
 def test_closing_drains_and_commits(tmp_path: Path) -> None:
