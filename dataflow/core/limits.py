@@ -46,6 +46,42 @@ MAX_PENDING_REQUESTS: Final = 10_000
 MAX_REQUEST_ROWS: Final = 10_000
 # Body of one HTTP request.
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+# Bodies in hand of all requests together: one body's limit times the requests allowed would be all memory there is.
+MAX_BODIES_BYTES: Final = 4 * MAX_BODY_BYTES
+# Lists and objects in one JSON body: an empty list is 3 bytes of text and 64 of memory; 40 images as nested lists have these.
+MAX_JSON_CONTAINERS: Final = 2_000_000
+# HTTP connections of a gateway, 20 kB each; then the longest idle one makes room, and where none is idle 503 is the answer.
+MAX_CONNECTIONS: Final = 16_384
+# What stays for topics, files and models when connections take file descriptors.
+OTHER_DESCRIPTORS: Final = 512
+# A request's line and headers: their number, and bytes together (traces and tokens take some kB); its address alone.
+MAX_HEADERS: Final = 128
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_URL_BYTES: Final = 16 * 1024
+# Requests sent ahead on one connection while one is under way: clients that do it at all send a few.
+MAX_PIPELINED: Final = 64
+# From the first byte of a request (or the connection's begin) to the end of its headers: more is somebody who holds us up.
+HEAD_TIMEOUT_MS: Final = 20_000
+# A body may take so long, and a second more for each of so many bytes: a poor mobile link is faster.
+BODY_TIMEOUT_MS: Final = 20_000
+MIN_BODY_BYTES_PER_S: Final = 16 * 1024
+# A body that goes on when its request is answered already (it was refused) is listened to for so long.
+LINGER_MS: Final = 5_000
+# A caller who takes nothing of an answer for so long is gone.
+STALL_TIMEOUT_MS: Final = 30_000
+# Answers not yet taken by their callers, all together; beyond it those who were slowest are cut off.
+MAX_UNSENT_BYTES: Final = 4 * MAX_BODY_BYTES
+# An idle connection is kept for so long: longer than the 60 s of load balancers, that they close first and never fall on a
+# closed one.
+KEEP_ALIVE_MS: Final = 75_000
+# At the end idle connections stay for so long: a request that is under way to us is answered, with `Connection: close`.
+FAREWELL_MS: Final = 1_000
+# gRPC messages that arrive at once; each may be as large as a body, and its size is known at its end only.
+MAX_GRPC_ARRIVALS: Final = 32
+# ... and how long one may take: a body of 64 MiB at 25 Mbit/s.
+GRPC_ARRIVAL_MS: Final = 20_000
+# Streams open at once over gRPC, each of which may have a message arriving; and calls at once on one connection.
+MAX_GRPC_STREAMS: Final = 256
 # Requests of one gRPC stream that run at once: what a client sends beyond waits in its connection.
 MAX_STREAM_REQUESTS: Final = 64
 # Callers at once who are told over gRPC when health changes; no token is asked of them.

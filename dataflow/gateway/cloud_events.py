@@ -18,7 +18,7 @@ import orjson
 from dataflow.core.errors import GatewayError
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Exchange
-from dataflow.gateway.http import JSON, Request, Response
+from dataflow.gateway.http import JSON, Request, Response, parse_json
 from dataflow.gateway.infer import RECORD_ID_HEADER, REQUEST_ID_HEADER, whole_of
 from dataflow.gateway.plain import run_records
 
@@ -180,6 +180,6 @@ def _answer(door: PipelineDoor, event: Event, result: Any, record_id: bytes, suf
 
 def _loaded(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
+        return parse_json(body)
     except orjson.JSONDecodeError as error:
         raise GatewayError(400, f"the body is not JSON: {error.msg} at byte {error.pos}") from None

@@ -20,7 +20,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from dataflow.core.errors import DataflowError, GatewayError
-from dataflow.core.limits import MAX_STREAM_REQUESTS
+from dataflow.core.limits import GRPC_ARRIVAL_MS, MAX_GRPC_ARRIVALS, MAX_GRPC_STREAMS, MAX_STREAM_REQUESTS
 from dataflow.gateway import grpc_codec, v2
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.doors import PipelineDoor
@@ -39,6 +39,7 @@ _CODES: Final = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     409: grpc.StatusCode.ABORTED,
     413: grpc.StatusCode.INVALID_ARGUMENT,  # the same request is too large tomorrow as well
     422: grpc.StatusCode.FAILED_PRECONDITION,
@@ -66,23 +67,30 @@ class GrpcDoor:
         self._gateway = gateway
         self._protocol = Protocol.load()
         self.stopping = asyncio.Event()
+        self._arrivals = asyncio.Semaphore(MAX_GRPC_ARRIVALS)
+        self._streams = 0
 
     def handlers(self) -> Any:
         """What a grpc.aio server serves."""
         made = {
-            name: grpc.unary_unary_rpc_method_handler(partial(self._tell, name, told))
+            # To a client these are unary; here the message is read when there is room for it.
+            name: grpc.stream_unary_rpc_method_handler(partial(self._tell, name, told))
             for name, told in _TOLD.items()
         }
-        made["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        made["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
         made[STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
         assert set(made) == {*UNARY, STREAM}
         return grpc.method_handlers_generic_handler(SERVICE, made)
 
     async def _tell(
-        self, name: str, told: Callable[[Gateway, Any], Mapping[str, Any]], body: bytes, context: Any
+        self,
+        name: str,
+        told: Callable[[Gateway, Any], Mapping[str, Any]],
+        bodies: AsyncIterator[bytes],
+        context: Any,
     ) -> bytes:
         try:
-            asked = parsed(self._protocol.message(f"{name}Request"), body)
+            asked = parsed(self._protocol.message(f"{name}Request"), await self._arrived(bodies))
             answer = json_format.ParseDict(
                 told(self._gateway, asked), self._protocol.message(f"{name}Response")()
             )
@@ -91,13 +99,34 @@ class GrpcDoor:
             failure = expected_error(error, name)
         return await abort(context, failure)
 
-    async def _infer(self, body: bytes, context: Any) -> bytes:
+    async def _infer(self, bodies: AsyncIterator[bytes], context: Any) -> bytes:
         headers = headers_of(context.invocation_metadata() or ())
+        try:
+            body = await self._arrived(bodies)
+        except GatewayError as error:
+            self._gateway.note(DOOR, request_of(b"", headers), error.status, 0.0)
+            return await abort(context, error)
         answer = await self._answer(body, headers, context.time_remaining())
+        del body
         if isinstance(answer, GatewayError):
             return await abort(context, answer)
         context.set_trailing_metadata(_shown(answer.headers))
         return answer.body
+
+    async def _arrived(self, bodies: AsyncIterator[bytes]) -> bytes:
+        """The message of a call that has one. Raises GatewayError 400, 408, 503.
+
+        Its size is known at its end: before it counts against the budget, the number of those that arrive is what bounds
+        them, as nothing is sent beyond a small window that nobody reads.
+        """
+        try:
+            async with asyncio.timeout(GRPC_ARRIVAL_MS / 1000):
+                async with self._arrivals:
+                    async for body in bodies:
+                        return body
+        except TimeoutError:
+            raise GatewayError(408, "the message took too long to arrive") from None
+        raise GatewayError(400, "the call has no message")
 
     async def _answer(
         self, body: bytes, headers: dict[bytes, bytes], left_s: float | None, *, of_stream: bool = False
@@ -140,6 +169,16 @@ class GrpcDoor:
         return Response(200, bytes(answer.SerializeToString()), headers=shown)
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        if self._streams >= MAX_GRPC_STREAMS:
+            text = f"{MAX_GRPC_STREAMS} streams are open, which is the limit"
+            await abort(context, GatewayError(429, text, hint="try later"))
+        self._streams += 1
+        try:
+            await self._follow(requests, context)
+        finally:
+            self._streams -= 1
+
+    async def _follow(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Answers in the order of the requests, of which `MAX_STREAM_REQUESTS` run at once; an error ends its own only."""
         headers = headers_of(context.invocation_metadata() or ())
         waiting: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()

@@ -15,8 +15,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from dataflow.core.errors import DataflowError, GatewayError
-from dataflow.core.limits import MAX_BODY_BYTES, MAX_DEADLINE_MS, MAX_HEALTH_WATCHES
+from dataflow.core.limits import (
+    HEAD_TIMEOUT_MS,
+    KEEP_ALIVE_MS,
+    MAX_BODY_BYTES,
+    MAX_CONNECTIONS,
+    MAX_DEADLINE_MS,
+    MAX_GRPC_STREAMS,
+    MAX_HEALTH_WATCHES,
+)
 from dataflow.gateway.app import Gateway
+from dataflow.gateway.connection import room_for
 from dataflow.gateway.grpc_door import GrpcDoor, abort, all_ready, headers_of, request_of
 from dataflow.gateway.grpc_proto import PACKAGE, SERVICE, Protocol
 
@@ -49,6 +58,10 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", MAX_BODY_BYTES),
                 ("grpc.max_send_message_length", -1),  # what a client takes is the client's to say
                 ("grpc.so_reuseport", 0),  # a port that is taken is told, not shared
+                ("grpc.max_allowed_incoming_connections", room_for(MAX_CONNECTIONS)),
+                ("grpc.max_concurrent_streams", MAX_GRPC_STREAMS),
+                ("grpc.max_connection_idle_ms", KEEP_ALIVE_MS),
+                ("grpc.server_handshake_timeout_ms", HEAD_TIMEOUT_MS),
             ),
         )
         self._server.add_generic_rpc_handlers((self._door.handlers(),))

@@ -12,15 +12,15 @@ from urllib.parse import parse_qsl
 import orjson
 
 from dataflow.core.errors import GatewayError
-from dataflow.core.limits import MAX_BODY_BYTES
+from dataflow.core.limits import MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_JSON_CONTAINERS
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# Bodies in hand of all requests together: one body's limit times the requests allowed would be all memory there is.
-MAX_BODIES_BYTES: Final = 4 * MAX_BODY_BYTES
 RETRY_AFTER_S: Final = 1
+# A packed body is unpacked so much at once: a millisecond.
+_PIECE_BYTES: Final = 1024 * 1024
 
 # What a body may say it is. Forms are what `curl -d` says of JSON; other kinds are surely not meant for us.
 _CONTENT_TYPES: Final = (
@@ -130,11 +130,9 @@ class Request:
         if encoding == b"identity":
             return body
         try:
-            plain = _decompressed(body, encoding)
-            budget.take(len(plain))
+            return await _decompressed(body, encoding, budget)
         finally:
             budget.used -= len(body)
-        return plain
 
     def _check_headers(self) -> int | None:
         headers = self.headers
@@ -184,8 +182,8 @@ def _check_size(size: int) -> None:
         )
 
 
-def _decompressed(body: bytes, encoding: bytes) -> bytes:
-    """Gzip or deflate, never more than a body may be."""
+async def _decompressed(body: bytes, encoding: bytes, budget: Budget) -> bytes:
+    """Gzip or deflate, never more than a body may be; taken from the budget. Others have their turn meanwhile."""
     if encoding not in (b"gzip", b"deflate"):
         raise GatewayError(
             415,
@@ -193,14 +191,45 @@ def _decompressed(body: bytes, encoding: bytes) -> bytes:
             hint="valid: gzip, deflate",
         )
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == b"gzip" else 0))
+    pieces: list[bytes] = []
+    size, rest = 0, body
     try:
-        plain = unpacker.decompress(body, MAX_BODY_BYTES + 1)
+        while True:
+            piece = unpacker.decompress(rest, _PIECE_BYTES)
+            _check_size(size + len(piece))
+            budget.take(len(piece))
+            size += len(piece)
+            pieces.append(piece)
+            rest = unpacker.unconsumed_tail
+            if unpacker.eof or (not rest and len(piece) < _PIECE_BYTES):
+                break
+            await asyncio.sleep(0)
+        if not unpacker.eof or unpacker.unused_data:
+            raise GatewayError(400, f"the body is not one whole {encoding.decode()} stream")
+        return b"".join(pieces)
     except zlib.error:
+        budget.used -= size
         raise GatewayError(400, f"the body is not {encoding.decode()}") from None
-    _check_size(len(plain))
-    if not unpacker.eof or unpacker.unused_data:
-        raise GatewayError(400, f"the body is not one whole {encoding.decode()} stream")
-    return plain
+    except BaseException:
+        budget.used -= size
+        raise
+
+
+def parse_json(body: bytes, end: int | None = None) -> Any:
+    """The value in `body`, or in its first `end` bytes.
+
+    Raises orjson.JSONDecodeError, GatewayError 413 for what would take far more memory than it has text.
+    """
+    length = len(body) if end is None else end
+    if length > MAX_JSON_CONTAINERS:  # else there cannot be as many
+        count = body.count(b"[", 0, length) + body.count(b"{", 0, length)
+        if count > MAX_JSON_CONTAINERS:
+            raise GatewayError(
+                413,
+                f"the JSON has {count} lists and objects, valid: up to {MAX_JSON_CONTAINERS}",
+                hint="send tensors flat or as binary data",
+            )
+    return orjson.loads(body if end is None else memoryview(body)[:end])
 
 
 def error_response(error: GatewayError) -> Response:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -14,6 +14,7 @@ import uvicorn
 from dataflow.core.errors import DataflowError
 from dataflow.core.limits import MAX_DEADLINE_MS
 from dataflow.gateway.app import Gateway, is_loopback
+from dataflow.gateway.connection import DoorLimits, connections_of, farewell, room_for, watch
 
 if TYPE_CHECKING:
     from dataflow.gateway.grpc_server import GrpcServer
@@ -97,8 +98,9 @@ async def serve(
     started: Callable[[int], None] | None = None,
     reserved: socket.socket | None = None,
     grpc: GrpcDoorAt | None = None,
+    limits: DoorLimits | None = None,
 ) -> None:
-    """Serve until `stop` is set; then refuse new requests, answer those in flight, and end.
+    """Serve until `stop` is set; then take no new connection, answer those in flight and what still comes, and end.
 
     `started` is told the port once requests are taken; `reserved` is what `bind(host, port)` gave before. Starts and
     closes the gateway and the socket; `grpc` opens that door as well. Raises DataflowError for a host that is not loopback
@@ -106,12 +108,14 @@ async def serve(
     """
     check_exposure(host, gateway.settings.tokens)
     listening = reserved or bind(host, port)
+    wanted = limits or DoorLimits()
+    bounds = replace(wanted, connections=room_for(wanted.connections))
     try:
         await gateway.start()
         server = _Server(
             uvicorn.Config(
                 gateway,
-                http="httptools",
+                http=connections_of(bounds),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -119,11 +123,14 @@ async def serve(
                 proxy_headers=False,  # who calls is told by the token, never by a header
                 server_header=False,
                 date_header=False,
+                timeout_keep_alive=max(1, bounds.keep_alive_ms // 1000),
                 timeout_graceful_shutdown=MAX_DEADLINE_MS // 1000,
             )
         )
         async with _grpc_door(gateway, host, grpc) as beside:
+            connections = server.server_state.connections
             running = asyncio.create_task(server.serve(sockets=[listening]))
+            watching = asyncio.create_task(watch(connections, bounds))
             ending = asyncio.create_task(stop.wait())
             if started is not None:
                 while not server.started and not running.done():
@@ -131,12 +138,14 @@ async def serve(
                 started(int(listening.getsockname()[1]))
             await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
             ending.cancel()
-            draining = asyncio.create_task(gateway.drain())
             if beside is not None:
                 beside.refuse()
             server.should_exit = True
+            await farewell(connections, bounds)
+            draining = asyncio.create_task(gateway.drain())
             await running
             await draining
+            watching.cancel()
     finally:
         await gateway.close()
         listening.close()

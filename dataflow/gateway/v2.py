@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 with binary tensors: bytes of a request to columns, columns to bytes of an answer.
 
 Pure. Whatever the bytes are, `decode` gives a request or raises GatewayError (400, 413): sizes are checked in plain
-integers before anything is allocated, and nothing larger than the body is ever made of it.
+integers before anything is allocated.
 Protocol: open-inference-protocol `inference_rest.md`; Triton's `extension_binary_data.md`.
 """
 
@@ -21,6 +21,8 @@ import orjson
 from dataflow.core.errors import GatewayError, nearest
 from dataflow.core.limits import MAX_REQUEST_ROWS
 from dataflow.core.schema import Column, Schema
+from dataflow.gateway.http import parse_json
+from dataflow.gateway.v2_raw import raw_request
 from dataflow.gateway.v2_types import (
     CONTENT_TYPE,
     DATATYPES,
@@ -68,7 +70,7 @@ class InferRequest:
 
 def decode(request: Schema, answer: Schema, body: bytes, header_length: bytes | None = None) -> InferRequest:
     """Decode an infer request. `header_length` is the value of header Inference-Header-Content-Length if sent."""
-    document, blobs = _split(body, header_length)
+    document, blobs = raw_request(request, body) if header_length == b"0" else _split(body, header_length)
     return decode_document(request, answer, document, blobs)
 
 
@@ -116,19 +118,19 @@ def _count(parameters: Mapping[str, Any], name: str, wanted: str) -> int:
 def _split(body: bytes, header_length: bytes | None) -> tuple[dict[str, Any], memoryview | None]:
     """The JSON object of a request, and the binary tensors behind it if there are any."""
     blobs: memoryview | None = None
-    text: bytes | memoryview = body
+    end: int | None = None
     if header_length is not None:
         # isdigit of bytes is ASCII only; more than 18 digits is longer than any body and need not become an int.
         if not header_length.isdigit() or len(header_length) > 18 or not 0 < int(header_length) <= len(body):
             raise GatewayError(
                 400,
                 f"header Inference-Header-Content-Length is '{header_length[:40].decode('latin-1')}', expected the "
-                f"length of the JSON part, 1 to {len(body)}",
+                f"length of the JSON part, 0 to {len(body)}",
             )
-        view = memoryview(body)
-        text, blobs = view[: int(header_length)], view[int(header_length) :]
+        end = int(header_length)
+        blobs = memoryview(body)[end:]
     try:
-        document = orjson.loads(text)
+        document = parse_json(body, end)
     except orjson.JSONDecodeError as error:
         raise GatewayError(
             400,

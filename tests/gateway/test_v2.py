@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dataflow.core.batch import Batch, to_list
 from dataflow.core.errors import GatewayError
+from dataflow.core.limits import MAX_JSON_CONTAINERS
 from dataflow.core.schema import Column, Field, FieldType, Schema
 from dataflow.gateway import v2
 from dataflow.gateway.v2_types import fits
@@ -276,7 +277,47 @@ def test_binary_input() -> None:
     assert binary(struct.pack("<2f", 1.5, 2.5)).columns["x"].tolist() == [[1.5, 2.5]]
 
 
-@pytest.mark.parametrize("header", [b"0", b"-1", b"x", b"99999", b"9" * 30, b"+5", "٣".encode(), b""])
+def raw(schema: Schema, body: bytes) -> v2.InferRequest:
+    return v2.decode(schema, schema, body, b"0")
+
+
+def test_a_raw_request_is_the_bytes_of_its_one_input() -> None:
+    rows = np.arange(6, dtype="<f4")
+    made = raw(Schema((*X, Field("maybe", FieldType("string", nullable=True)))), rows.tobytes())
+    assert made.count == 3
+    assert made.columns["x"].tolist() == rows.reshape(3, 2).tolist()
+    assert made.columns["maybe"].tolist() == [None] * 3
+    assert all(choice.binary for choice in made.outputs)
+    free = raw(Schema.of(image=FieldType("uint8", (-1, 3))), bytes(range(12)))
+    assert (free.count, free.columns["image"][0].shape) == (1, (4, 3))
+    assert raw(Schema.of(blob="bytes"), b"\x00\xff").columns["blob"].tolist() == [b"\x00\xff"]
+    assert raw(Schema.of(name="string"), "Zürich".encode()).columns["name"].tolist() == ["Zürich"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "message"),
+    [
+        (Schema.of(a="int8", b="int8"), b"12", "one input, this one has 2"),
+        (X, b"1234567", r"7 bytes are no whole rows.*shape \[-1, 2\]"),
+        (X, b"", "0 bytes are no whole rows"),
+        (Schema.of(x=FieldType("int8", (-1, -1))), b"1234", "no whole rows"),
+        (Schema.of(name="string"), b"\xff", "row 0"),
+        (Schema.of(x="int8"), bytes(20_000), "20000 rows"),
+    ],
+)
+def test_raw_requests_that_mean_nothing(schema: Schema, body: bytes, message: str) -> None:
+    with pytest.raises(GatewayError, match=message):
+        raw(schema, body)
+
+
+def test_more_lists_than_memory_is_given_for() -> None:
+    body = b'{"inputs":[' + b"[]," * MAX_JSON_CONTAINERS + b"0]}"
+    with pytest.raises(GatewayError, match="lists and objects") as caught:
+        v2.decode(X, X, body)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("header", [b"00", b"-1", b"x", b"99999", b"9" * 30, b"+5", "٣".encode(), b""])
 def test_header_lengths_that_are_none(header: bytes) -> None:
     with pytest.raises(GatewayError, match="Inference-Header-Content-Length is"):
         binary(b"12345678", header)
