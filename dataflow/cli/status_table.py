@@ -41,8 +41,9 @@ def _pipeline(pipeline: Mapping[str, Any]) -> RenderableType:
         f" {pipeline['version']}  requests: {answered}  {requests['rate']:g}/s  mean {_time(requests['seconds_mean'])}",
     )
     stages = Table(
-        "stage", "state", "reads", _right("records"), _right("rate/s"), _right("lag"), _right("dead letters")
-    )
+        "stage", "state", "reads", _right("records"), _right("handed over"), _right("rate/s"), _right("lag"),
+        _right("dead letters"),
+    )  # fmt: skip
     for stage in pipeline["stages"]:
         lag = str(stage["lag"]) if stage["lag"] >= 0 else "?"
         state = Text(
@@ -50,7 +51,7 @@ def _pipeline(pipeline: Mapping[str, Any]) -> RenderableType:
             _STATES.get(stage["state"], ""),
         )
         stages.add_row(
-            stage["name"], state, ", ".join(stage["reads"]), str(stage["records"]), f"{stage['rate']:g}", lag,
+            stage["name"], state, ", ".join(stage["reads"]), str(stage["records"]), _share(stage), f"{stage['rate']:g}", lag,
             str(stage["dead_letters"]),
         )  # fmt: skip
     nodes = Table(
@@ -90,3 +91,9 @@ def _right(title: str) -> Any:
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1000:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _share(stage: Mapping[str, Any]) -> str:
+    """Of the stage's records, requests that were handed to it in memory; nothing where none was."""
+    handed = stage.get("handed", 0)
+    return f"{handed / stage['records']:.0%}" if handed else ""

@@ -122,6 +122,7 @@ class Host:
             observe=self._observe,
             tracing=self.shop.tracing,
             working=self.working,
+            inside=self.shop.inside,
         )
         self._gateway = gateway
         return gateway

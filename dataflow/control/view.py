@@ -69,6 +69,7 @@ class GraphView:
                     "error": found.error if found else "",
                     "lag": found.lag if found else -1,
                     "records": found.records if found else 0,
+                    "handed": found.handed if found else 0,
                     "dead_letters": found.dead_letters if found else 0,
                     "rate": round(rates.get(("stage", name, stage.name), 0.0), 1),
                 }

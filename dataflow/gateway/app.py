@@ -16,6 +16,7 @@ import orjson
 
 from dataflow.core import headers
 from dataflow.core.errors import DataflowError, GatewayError, nearest
+from dataflow.core.inprocess import InProcess
 from dataflow.core.limits import MAX_PENDING_REQUESTS, MAX_TAPS
 from dataflow.gateway.cloud_events import answer_event, is_event
 from dataflow.gateway.doors import PipelineDoor
@@ -88,6 +89,7 @@ class Gateway:
     writer_of  the contract of a df-schema fingerprint, for taps of records of other versions
     observe    told of every request
     working    whether a pipeline's stages run, where this process knows it: what does not work is not ready
+    inside     shared with stages in this process: requests and replies go between them without being fetched back
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class Gateway:
         observe: Observe | None = None,
         tracing: Tracing | None = None,
         working: Callable[[str], bool] = lambda _: True,
+        inside: InProcess | None = None,
     ) -> None:
         self.settings = settings or GatewaySettings()
         self.exchange = Exchange(
             fabric,
             (self.settings.reply_topic, self.settings.reply_partition),
+            inside=inside,
             max_pending=self.settings.max_pending,
         )
         self._fabric = fabric

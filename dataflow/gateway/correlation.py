@@ -70,6 +70,10 @@ class Correlator(Generic[Result]):
         """Rows still waited for."""
         return len(self._rows)
 
+    def waits(self, record_id: bytes) -> bool:
+        """Whether a row is waited for. The only method that may be called from any thread."""
+        return record_id in self._rows
+
     def open(
         self,
         request_id: bytes,

@@ -12,8 +12,8 @@ import numpy as np
 from dataflow.codecs import Codec, codec_for
 from dataflow.codecs.keys import check_key, encode_keys
 from dataflow.core.errors import CodecError, GatewayError, PlanError
+from dataflow.core.inprocess import Reply
 from dataflow.core.schema import Column, Field, Schema
-from dataflow.gateway.replies import Reply
 from dataflow.planner.plan import EdgePlan, Plan
 
 # Rows of a request that go to one partition one after the other: a small request stays one batch of its model, a

@@ -15,12 +15,13 @@ from typing import Final
 
 from dataflow.core import headers, ids, limits
 from dataflow.core.errors import DataflowError, RecordTooLargeError
+from dataflow.core.inprocess import Given, InProcess, Reply
 from dataflow.core.schema import Column
 from dataflow.core.shares import read_share
 from dataflow.gateway.correlation import Correlator, Pending
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.http import RETRY_AFTER_S, RequestError
-from dataflow.gateway.replies import Reply, ReplyReader
+from dataflow.gateway.replies import ReplyReader
 from dataflow.transport.api import Fabric, Header, Position, Producer
 
 # Delivery reports are looked for this often while any is outstanding.
@@ -58,10 +59,12 @@ class Exchange:
         fabric: Fabric,
         reply_position: Position,
         *,
+        inside: InProcess | None = None,
         max_pending: int = limits.MAX_PENDING_REQUESTS,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._fabric = fabric
+        self._inside = inside or InProcess(handing=False)
         self._reply_position = reply_position
         self._reply_prefix = f"{reply_position[0]}/{reply_position[1]}/".encode()
         self.clock_ms = clock_ms
@@ -94,6 +97,7 @@ class Exchange:
         self._producers[False] = await asyncio.to_thread(partial(self._fabric.producer, single_flight=True))
         self._reader = ReplyReader(self._fabric, self._reply_position, self.deliver, self._loop)
         await asyncio.to_thread(self._reader.start)
+        self._inside.desk.open(self._reply_prefix, self._waits, self._deliver_soon)
 
     async def drain(self) -> None:
         """Take no more requests and return once each that is in flight has its answer or its deadline."""
@@ -104,6 +108,7 @@ class Exchange:
     async def close(self) -> None:
         """Stop at once; whoever still waits is told 503."""
         self.draining = True
+        self._inside.desk.close()
         for timer in (self._timer, self._report_timer):
             if timer is not None:
                 timer.cancel()
@@ -167,6 +172,8 @@ class Exchange:
         for door, pending, values, keys, ask in unsent:
             if not pending.open:  # its caller went away meanwhile
                 continue
+            if keys is None and self._given(door, pending, values, ask):
+                continue
             try:
                 self._send(door, pending, values, keys, ask)
             except RequestError as error:
@@ -176,6 +183,36 @@ class Exchange:
         if self._unsent_records and self._report_timer is None:
             assert self._loop is not None, "started"
             self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
+
+    def _given(
+        self, door: PipelineDoor, pending: Pending[Reply], values: Sequence[bytes | None], ask: Ask
+    ) -> bool:
+        """Give the request to the stage of this process that reads it, if there is one that takes it at once."""
+        handover = self._inside.to(door.name, door.version)
+        if handover is None or len(values) > limits.MAX_BATCH_RECORDS:
+            return False
+        loop = self._loop
+        assert loop is not None, "started"
+
+        def delivered(error: object | None) -> None:
+            if error is None:
+                pending.delivered += 1
+            else:
+                loop.call_soon_threadsafe(self._refused, pending, error)
+
+        def back() -> None:
+            loop.call_soon_threadsafe(self._send_now, door, pending, values, ask)
+
+        shared = _shared(door, ask)
+        return handover.give(Given(pending.record_ids, values, self._reply_prefix, shared, delivered, back))
+
+    def _send_now(
+        self, door: PipelineDoor, pending: Pending[Reply], values: Sequence[bytes | None], ask: Ask
+    ) -> None:
+        """Write by way of Kafka what a stage gave back."""
+        self._unsent.append((door, pending, values, None, ask))
+        if len(self._unsent) == 1:
+            self._send_all()
 
     def _send(
         self,
@@ -187,9 +224,7 @@ class Exchange:
     ) -> None:
         producer = self._producer_for(door)
         turn = next(door.turns)
-        shared: list[Header] = [(headers.DEADLINE, str(ask.deadline_ms).encode()), *ask.headers]
-        if door.codec.fingerprint:
-            shared.append((headers.SCHEMA, door.codec.fingerprint))
+        shared = _shared(door, ask)
         try:
             for row, record_id in enumerate(pending.record_ids):
                 value = values[row]
@@ -234,8 +269,21 @@ class Exchange:
         self._unsent_bytes -= size
         if error is None:
             pending.delivered += 1
-        elif self.pending.close(pending):
+        else:
+            self._refused(pending, error)
+
+    def _refused(self, pending: Pending[Reply], error: object) -> None:
+        if self.pending.close(pending):
             self._wake(pending, _unavailable(f"the broker did not take the request: {error}", pending))
+
+    def _waits(self, record_id: bytes) -> bool:
+        """Whether the reply to a record is waited for here. From any thread."""
+        return self.pending.waits(record_id) or record_id in self.listeners
+
+    def _deliver_soon(self, replies: Sequence[Reply]) -> None:
+        """`deliver`, from any thread."""
+        assert self._loop is not None, "started"
+        self._loop.call_soon_threadsafe(self.deliver, replies)
 
     def deliver(self, replies: Sequence[Reply]) -> None:
         """Take replies in, from whatever brought them."""
@@ -291,3 +339,9 @@ class Exchange:
 def _unavailable(message: str, pending: Pending[Reply] | None = None) -> RequestError:
     record_id = b"" if pending is None else pending.request_id
     return RequestError(503, message, hint="try later", record_id=record_id, retry_after_s=RETRY_AFTER_S)
+
+
+def _shared(door: PipelineDoor, ask: Ask) -> list[tuple[str, bytes]]:
+    """The headers that all records of a request have."""
+    schema = ((headers.SCHEMA, door.codec.fingerprint),) if door.codec.fingerprint else ()
+    return [(headers.DEADLINE, str(ask.deadline_ms).encode()), *ask.headers, *schema]

@@ -18,13 +18,13 @@ import orjson
 from dataflow.codecs.values import coerce_records, to_jsonable
 from dataflow.core import headers, ids
 from dataflow.core.errors import GatewayError
+from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_STREAM_BACKLOG, MAX_STREAMS
 from dataflow.core.shares import WHOLE, Share, read_share, union
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Ask, Exchange
-from dataflow.gateway.http import JSON, RETRY_AFTER_S, Request, RequestError, Response, Stream
+from dataflow.gateway.http import JSON, RETRY_AFTER_S, Request, RequestError, Response, Stream, parse_json
 from dataflow.gateway.infer import KEY_HEADER, RECORD_ID_HEADER, ask_of, caller_id_of, failure
-from dataflow.gateway.replies import Reply
 from dataflow.gateway.tail import LoopProducer, Record, Tail
 from dataflow.transport.api import Fabric, Header, Message
 
@@ -248,7 +248,7 @@ class GenerateDoor:
 def _read(door: PipelineDoor, body: bytes, caller_id: str) -> tuple[Mapping[str, Any], str]:
     """The record in a body, and the caller's id; what is no input is taken for a parameter, as Triton does."""
     try:
-        said = orjson.loads(body)
+        said = parse_json(body)
     except orjson.JSONDecodeError as error:
         raise GatewayError(400, f"the body is not JSON: {error.msg} at byte {error.pos}") from None
     if not isinstance(said, dict):

@@ -9,13 +9,13 @@ import orjson
 
 from dataflow.core import headers
 from dataflow.core.errors import GatewayError
+from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_DEADLINE_MS
 from dataflow.core.schema import Column
 from dataflow.gateway import v2
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Ask, Exchange
 from dataflow.gateway.http import BINARY, JSON, Request, RequestError, Response
-from dataflow.gateway.replies import Reply
 from dataflow.transport.api import Header
 
 DEADLINE_HEADER: Final = b"x-deadline-ms"

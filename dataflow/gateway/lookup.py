@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from dataflow.core import headers, ids
+from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_LOOKUPS
 from dataflow.core.shares import WHOLE, Share, read_share, union
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.ledger import Accepted
-from dataflow.gateway.replies import Reply, reply_of
+from dataflow.gateway.replies import reply_of
 from dataflow.gateway.tail import Tail, offsets_of, read_between, unavailable
 from dataflow.planner.plan import ACCEPTED, RESULTS
 from dataflow.transport.api import LATEST, Fabric, Message, Position

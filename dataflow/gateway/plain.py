@@ -9,11 +9,12 @@ import orjson
 
 from dataflow.codecs.values import coerce_records, to_jsonable
 from dataflow.core.errors import GatewayError
+from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_REQUEST_ROWS
 from dataflow.core.schema import Schema
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.exchange import Exchange
-from dataflow.gateway.http import JSON, Request, Response
+from dataflow.gateway.http import JSON, Request, Response, parse_json
 from dataflow.gateway.infer import (
     RECORD_ID_HEADER,
     REQUEST_ID_HEADER,
@@ -23,7 +24,6 @@ from dataflow.gateway.infer import (
     failure_entry,
     whole_of,
 )
-from dataflow.gateway.replies import Reply
 
 # What a request of records looked like, and so what its answer does.
 Form = Literal["one", "list", "instances", "inputs"]
@@ -221,6 +221,6 @@ def _v1_values(door: PipelineDoor, record: Mapping[str, Any]) -> Mapping[str, An
 
 def _loaded(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
+        return parse_json(body)
     except orjson.JSONDecodeError as error:
         raise GatewayError(400, f"the body is not JSON: {error.msg} at byte {error.pos}") from None

@@ -10,12 +10,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
-
-import orjson
+from typing import Final
 
 from dataflow.core import headers
 from dataflow.core.errors import DataflowError, OffsetOutOfRangeError
+from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_BATCH_RECORDS
 from dataflow.transport.api import LATEST, Consumer, Fabric, Message, Position
 
@@ -25,36 +24,6 @@ log = logging.getLogger("dataflow.gateway")
 POLL_S: Final = 0.05
 # Between attempts to read again once the broker is back.
 RETRY_S: Final = 0.5
-
-
-class Reply(NamedTuple):
-    """What became of one row.
-
-    status  one of `core.headers.STATUS_*`
-    reason  the JSON of df-reason, b"" when ok
-    schema  the fingerprint of the contract that `value` was written with, b"" if not told
-    share   of a row that went several ways at once, what this way had of it (`core.shares`), b"" for the whole
-    """
-
-    record_id: bytes
-    status: str
-    value: bytes | None
-    edge: str
-    reason: bytes
-    schema: bytes = b""
-    share: bytes = b""
-
-    @property
-    def good(self) -> bool:
-        return self.status == headers.STATUS_OK
-
-    def why(self) -> dict[str, Any]:
-        """reason, node and error of a row that was not answered, as far as they are told."""
-        try:
-            said = orjson.loads(self.reason)
-        except orjson.JSONDecodeError:
-            return {}
-        return said if isinstance(said, dict) else {}
 
 
 def reply_of(message: Message) -> Reply | None:

@@ -93,6 +93,7 @@ class StageMetrics:
     pipeline: str
     stage: str
     records: int = 0
+    handed: int = 0  # of these, requests of a gateway in this process that were not fetched back
     dead_letters: int = 0
     expired: int = 0  # requests fetched after their deadline, and not run
     replies: int = 0
@@ -185,7 +186,10 @@ def _edges(edges: list[EdgeMetrics]) -> Iterator[Metric]:
 
 def _stages(stages: list[StageMetrics]) -> Iterator[Metric]:
     labels = ["pipeline", "stage"]
-    records = CounterMetricFamily("dataflow_stage_records", "Records fetched by the stage.", labels=labels)
+    records = CounterMetricFamily("dataflow_stage_records", "Records taken in by the stage.", labels=labels)
+    handed = CounterMetricFamily(
+        "dataflow_stage_handed", "Requests of a gateway in its process, of these records.", labels=labels
+    )
     letters = CounterMetricFamily(
         "dataflow_stage_dead_letters", "Records sent to the dead letters.", labels=labels
     )
@@ -202,6 +206,7 @@ def _stages(stages: list[StageMetrics]) -> Iterator[Metric]:
     for stage in stages:
         values = [stage.pipeline, stage.stage]
         records.add_metric(values, stage.records)
+        handed.add_metric(values, stage.handed)
         letters.add_metric(values, stage.dead_letters)
         expired.add_metric(values, stage.expired)
         replies.add_metric(values, stage.replies)
@@ -210,7 +215,7 @@ def _stages(stages: list[StageMetrics]) -> Iterator[Metric]:
             lag.add_metric(values, stage.lag)
         up.add_metric(values, float(stage.state == "running"))
         age.add_metric(values, stage.age_seconds.cumulative(), stage.age_seconds.total)
-    yield from (records, letters, expired, replies, commits, lag, up, age)
+    yield from (records, handed, letters, expired, replies, commits, lag, up, age)
 
 
 def _gateways(gateways: list[GatewayMetrics]) -> Iterator[Metric]:

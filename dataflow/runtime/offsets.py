@@ -33,8 +33,8 @@ class OffsetTracker:
         return len(self._open)
 
     def begin(self, ends: Mapping[Position, int]) -> Ticket:
-        """Register a batch. `ends`: for each of its partitions, the offset after its last record."""
-        ticket = Ticket(dict(ends))
+        """Register a batch. `ends`: for each of its partitions, the offset after its last record; read when it is over."""
+        ticket = Ticket(ends)
         self._open.append(ticket)
         return ticket
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dataflow.core import limits
+from dataflow.core.inprocess import Desk, Handover
 from dataflow.runtime.program import StageProgram
 from dataflow.sdk import Node
 
@@ -21,9 +22,14 @@ class TableFeed(Protocol):
 
 @dataclass
 class StageParts:
-    """A stage built and not yet running. `program` may be shared by all its tasks; nodes are opened by the loop."""
+    """A stage built and not yet running. `program` may be shared by all its tasks; nodes are opened by the loop.
+
+    `desk` takes replies to callers in this process, `handover` brings their requests where this stage can take any.
+    """
 
     program: StageProgram
     nodes: Sequence[Node]
     tables: TableFeed
     commit_every_ms: int = limits.COMMIT_INTERVAL_MS
+    desk: Desk = field(default_factory=Desk)
+    handover: Handover | None = None

@@ -14,7 +14,10 @@ from dataflow.core import limits
 from dataflow.planner.plan import transactional_id
 from dataflow.runtime.commits import commit_transactions, write_states
 from dataflow.runtime.keeping import Keeper
+from dataflow.runtime.lanes import Lanes
+from dataflow.runtime.loop_wait import BUSY_WAIT_S, IDLE_WAIT_S, wait_s
 from dataflow.runtime.parts import StageParts
+from dataflow.runtime.replies import Replies
 from dataflow.runtime.restore import Restorer
 from dataflow.runtime.task import Task
 from dataflow.transport.api import (
@@ -29,10 +32,6 @@ from dataflow.transport.api import (
 
 log = logging.getLogger("dataflow.stage")
 
-# How long a poll may wait when nothing is in hand: only a stop request is noticed this late.
-IDLE_WAIT_S: Final = 0.05
-# ... and while acknowledgements are due that nobody waits for.
-BUSY_WAIT_S: Final = 0.005
 # One wait for acknowledgements that a caller's answer hangs on; it returns with the first of them.
 ACK_WAIT_S: Final = 0.001
 # Under steady load a change of a broadcast table is seen this late.
@@ -63,6 +62,7 @@ class StageLoop:
         self._parts: StageParts
         self._consumer: Consumer
         self._producer: Producer
+        self._replies: Replies
 
     def stop(self) -> None:
         """Ask the loop to drain and end; returns at once. Thread-safe."""
@@ -97,6 +97,7 @@ class StageLoop:
         answers = program.answer_when is not None
         self._producer = self._fabric.producer(latency_first=answers, single_flight=answers)
         stack.callback(self._producer.close)
+        self._replies = Replies(self._producer, self._parts.desk)
         stack.callback(self._parts.tables.close)
         self._parts.tables.load()
         for node in self._parts.nodes:
@@ -104,6 +105,8 @@ class StageLoop:
             stack.callback(getattr(node, "close", _nothing))
             getattr(node, "open", _nothing)()
         self._consumer = self._fabric.consumer(program.plan.group)
+        if self._parts.handover is not None:
+            self._consumer = Lanes(self._consumer, self._parts.handover, self._producer, self._tasks)
         stack.callback(self._end_transactions)
         stack.callback(self._close_states)
         stack.callback(self._consumer.close)
@@ -172,6 +175,7 @@ class StageLoop:
             task.collect()
         self._hold_back()
         self._commit_if_due()
+        self._replies.hand_over()
         if self._inputs_ended.is_set():
             self._tell_end()
 
@@ -194,21 +198,7 @@ class StageLoop:
             self.drained.set()
 
     def _wait_s(self) -> float:
-        if self._restoring:
-            return 0.0
-        wait = IDLE_WAIT_S
-        now_ms = self._clock() * 1000
-        for task in self._tasks.values():
-            timer_ms = task.timer_ms
-            if timer_ms is not None:
-                wait = min(wait, max((timer_ms - now_ms) / 1000, 0.0))
-            if task.idle and not task.uncommitted:
-                continue
-            if task.caller_waits:
-                return 0.0
-            due_ms = task.work_ms
-            wait = min(wait, BUSY_WAIT_S if due_ms is None else max((due_ms - now_ms) / 1000, 0.0))
-        return wait
+        return 0.0 if self._restoring else wait_s(self._tasks.values(), self._clock() * 1000)
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Hand fetched records to their tasks; what is no longer ours is left to its next owner."""
@@ -291,6 +281,7 @@ class StageLoop:
                 task.poll()
                 task.collect()
         self._commit(tasks, wait=True)
+        self._replies.hand_over()
         self._producer.flush(max(deadline - time.monotonic(), 0.0))
 
     # Rebalance: called from within consumer.poll and close, on this thread.
@@ -333,7 +324,9 @@ class StageLoop:
 
     def _begin_task(self, partition: int, keeper: Keeper | None) -> None:
         transaction = self._transactions.get(partition)
-        self._tasks[partition] = Task(self._parts.program, partition, self._producer, transaction, keeper)
+        self._tasks[partition] = Task(
+            self._parts.program, partition, self._producer, transaction, keeper, self._replies
+        )
         self._consumer.resume(self._owned[partition])
 
     def _rewind(self, positions: Iterable[Position]) -> None:

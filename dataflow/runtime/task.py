@@ -27,11 +27,13 @@ from dataflow.runtime.execution import Execution
 from dataflow.runtime.hand import InHand, Sent, find_refusals, note_answers, pass_on
 from dataflow.runtime.hands import Hands
 from dataflow.runtime.keeping import Keeper
+from dataflow.runtime.lanes import Handed
 from dataflow.runtime.letters import letters_of
 from dataflow.runtime.offsets import OffsetTracker
 from dataflow.runtime.program import StageProgram
+from dataflow.runtime.replies import Replies
 from dataflow.runtime.unread import Unread
-from dataflow.runtime.writer import send_dead_letter, send_refusal, send_reply
+from dataflow.runtime.writer import Barrier, send_dead_letter
 from dataflow.transport.api import Consumer, Message, Position, Producer, TransactionalProducer
 
 
@@ -45,11 +47,12 @@ class Task:
         producer: Producer,
         transaction: TransactionalProducer | None = None,
         keeper: Keeper | None = None,
+        replies: Replies | None = None,
     ) -> None:
         self._stage = stage
         self._partition = partition
         # Replies never wait for a transaction; all that is written for readers does.
-        self._replies = producer
+        self._replies = Replies(producer) if replies is None else replies
         self._records: Producer = producer if transaction is None else transaction
         self._transaction = transaction
         self._in_transaction = False
@@ -121,7 +124,7 @@ class Task:
         return self._transaction is not None and self._stage.answer_when == "committed"
 
     def take(self, position: Position, messages: Sequence[Message]) -> None:
-        """Records of one partition, in log order, following those taken before."""
+        """Records of one partition, in log order, following those taken before; `Handed` ones are on their way there."""
         self._backlog.append((position, messages))
         self.unread.read(position, end=False)
 
@@ -208,12 +211,16 @@ class Task:
         intake = stage.intakes[topic]
         seed = stage.seeds.get(position, 0) or ids.seed_of("", topic, partition)
         batch, ended = intake.read(messages, seed, now_ms, honour_deadlines=stage.on_answer_path)
-        end = self._passed[position] = messages[-1].offset() + 1
-        ticket = self.offsets.begin({position: end})
         stage.metrics.records += len(messages)
+        if isinstance(messages, Handed):
+            stage.metrics.handed += len(messages)
+            ticket, barrier = self.offsets.begin(messages.ends), messages.barrier
+        else:
+            end = self._passed[position] = messages[-1].offset() + 1
+            ticket, barrier = self.offsets.begin({position: end}), Barrier()
         state = None if self._keeper is None else self._keeper.state
         execution = Execution(stage.program, state, deadlines=stage.on_answer_path)
-        return InHand(ticket, messages, batch.rows, execution, ended, intake.edge), batch
+        return InHand(ticket, messages, batch.rows, execution, ended, intake.edge, barrier), batch
 
     def _write(self, hand: InHand) -> None:
         """Send what the execution gave since the last time."""
@@ -262,6 +269,9 @@ class Task:
     def _bury(self, hand: InHand) -> None:
         """A dead letter for each record that failed, and for each timer."""
         stage = self._stage
+        if isinstance(hand.messages, Handed) and any(ended.error for ended in hand.ended):
+            # A dead letter says at which offset its record is.
+            self._records.flush(limits.DRAIN_TIMEOUT_MS / 1000)
         pipeline = stage.origin.partition("@")[0]
         for message, ended in letters_of(hand, stage.intakes, stage.codecs, self._partition, pipeline):
             send_dead_letter(self._records, stage.origin, message, ended, hand.barrier)
@@ -364,7 +374,7 @@ class Task:
 
     def _answer(self, hand: InHand | Sent) -> None:
         for reply in hand.answers.values():
-            send_reply(self._replies, reply.row, reply.edge, reply.value, reply.fingerprint)
+            self._replies.answer(reply.row, reply.edge, reply.value, reply.fingerprint)
         for ended in hand.refusals:
-            send_refusal(self._replies, ended)
+            self._replies.refuse(ended)
         self._stage.metrics.replies += len(hand.answers) + len(hand.refusals)

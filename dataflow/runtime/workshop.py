@@ -12,6 +12,7 @@ from typing import cast
 from dataflow.codecs import Codec, codec_for
 from dataflow.core import headers, ids, limits
 from dataflow.core.errors import ModelError, NodeError, PlanError
+from dataflow.core.inprocess import Handover, InProcess
 from dataflow.observe.metrics import Metrics
 from dataflow.observe.traces import Tracing
 from dataflow.planner.plan import FAILED_PORT, EdgePlan, NodePlan, Plan, StagePlan, TablePlan
@@ -47,6 +48,7 @@ class Workshop:
     models: ModelStore = field(default_factory=ModelStore)
     tracing: Tracing | None = None
     state_folder: Path | None = None
+    inside: InProcess = field(default_factory=InProcess)
     schemas: SchemaStore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +76,8 @@ class Workshop:
         commit_ms = max(
             [limits.COMMIT_INTERVAL_MS, *(getattr(n, "commit_every_ms", 0) for n in nodes.values())]
         )
-        return StageParts(program, list(nodes.values()), tables, commit_ms)
+        handover = self._handover(plan, stage)
+        return StageParts(program, list(nodes.values()), tables, commit_ms, self.inside.desk, handover)
 
     def rehearse(self, plan: Plan) -> None:
         """Build and open every node once, and close it: raises NodeError where a stage of this plan could not start.
@@ -116,6 +119,27 @@ class Workshop:
         if folder is not None:
             folder = folder / admin.cluster_id() / stage.group
         return StatePlace(stage.changelog, info.topic_id, folder, keyed)
+
+    def _handover(self, plan: Plan, stage: StagePlan) -> Handover | None:
+        """Where a gateway of this process gives requests to this stage; None where it takes none but from Kafka.
+
+        Handed records come by no position and to any partition: nothing for state by key, nor for two inputs that are one
+        task. Under exactly-once a request that Kafka refuses must not have left anything.
+        """
+        fetched = list(plan.fetched(stage))
+        if (
+            plan.answer is None
+            or not stage.on_answer_path
+            or stage.changelog
+            or plan.delivery == "exactly_once"
+        ):
+            return None
+        if [edge.name for edge in fetched] != [plan.answer.input] or fetched[0].key:
+            return None
+        shared = any(plan.answer.input in s.shares for s in plan.stages)
+        return (
+            None if shared or not self.inside.handing else self.inside.made_for(plan.pipeline, plan.version, plan.answer.requests_topic)
+        )
 
     def _tables(self, plan: Plan, stage: StagePlan) -> dict[str, TablePlan]:
         return {t: plan.tables[t] for n in stage.nodes for t in plan.nodes[n].tables}

@@ -1,35 +1,23 @@
-"""Batches become records: edges, published copies, replies and dead letters, each counted by the batch's barrier."""
+"""Batches become records: edges, published copies and dead letters, each counted by the batch's barrier."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
-
-import orjson
 
 from dataflow.codecs import Codec
 from dataflow.codecs.keys import encode_keys
 from dataflow.codecs.values import conform
 from dataflow.core import headers
 from dataflow.core.batch import Batch, Encoded, Row
-from dataflow.core.errors import CodecError, RecordTooLargeError, TransportError, shortened
+from dataflow.core.errors import CodecError, RecordTooLargeError, shortened
 from dataflow.core.homes import home_of, with_home
 from dataflow.core.schema import Schema
-from dataflow.core.shares import address_of, share_of
 from dataflow.observe.metrics import EdgeMetrics
-from dataflow.planner.plan import DEAD_LETTERS, REPLIES, RESULTS
+from dataflow.planner.plan import DEAD_LETTERS
 from dataflow.runtime.execution import Ended
 from dataflow.transport.api import Header, Message, Producer
-
-log = logging.getLogger("dataflow.writer")
-
-# Where callers are told: those who wait, and those who come back to ask.
-_REPLIES: Final = {topic.encode(): topic for topic in (REPLIES, RESULTS)}
-# Beyond what Kafka can have; int() of a stranger's digits is to stay small.
-MAX_PARTITION_DIGITS: Final = 6
 
 
 class Barrier:
@@ -236,50 +224,6 @@ def _fitted(batch: Batch, target: Target, node: str, ended: list[Ended]) -> Batc
         kept = [i for i in range(len(good)) if i not in lost]
         columns = {n: c[kept] for n, c in columns.items()}
     return Batch(target.contract, columns, rows, Encoded(target.codec.fingerprint, values))
-
-
-def send_reply(producer: Producer, row: Row, edge: str, value: bytes | None, fingerprint: bytes) -> None:
-    """Hand an answer to the gateway that waits. Plain and unacknowledged: a lost reply is a 504, never a wrong one."""
-    head: list[Header] = [
-        (headers.STATUS, headers.STATUS_OK),
-        (headers.EDGE, edge),
-        (headers.SCHEMA, fingerprint),
-    ]
-    share = share_of(row.reply)
-    # Whoever takes all that comes of a request knows by the shares when nothing is left; others take the first answer.
-    if share and any(name == headers.STREAM for name, _ in row.carry):
-        head.append((headers.SHARE, share))
-    _reply(producer, row, value, head)
-
-
-def send_refusal(producer: Producer, ended: Ended) -> None:
-    """Tell a waiting caller at once that no answer will come, and why."""
-    status = headers.STATUS_FAILED if ended.error else headers.STATUS_DROPPED
-    if ended.reason == headers.STATUS_EXPIRED:
-        status = headers.STATUS_EXPIRED
-    reason = {"reason": shortened(ended.reason), "node": ended.node, "error": ended.error}
-    head: list[Header] = [(headers.STATUS, status), (headers.REASON, orjson.dumps(reason))]
-    share = share_of(ended.row.reply)
-    if share:
-        head.append((headers.SHARE, share))
-    _reply(producer, ended.row, None, head)
-
-
-def _reply(producer: Producer, row: Row, value: bytes | None, head: list[Header]) -> None:
-    """Send to the address in the record's header; to nothing but replies, whatever a stranger wrote there."""
-    topic, _, rest = address_of(row.reply).partition(b"/")
-    partition, _, request = rest.partition(b"/")
-    if topic not in _REPLIES or not partition.isdigit() or len(partition) > MAX_PARTITION_DIGITS:
-        return
-    try:
-        producer.send(_REPLIES[topic], value, request, [(headers.ID, row.id), *head], int(partition))
-    except RecordTooLargeError as error:
-        if value is not None:
-            cause = Ended(row, f"the answer is too large: {error}", "", type(error).__name__)
-            send_refusal(producer, cause)
-    except TransportError as error:
-        # The caller meets its deadline; the record itself is processed, and the next must be too.
-        log.warning("a reply was not sent: %s", error)
 
 
 def send_dead_letter(

@@ -107,6 +107,10 @@ class Consumer(Protocol):
         """Where the next record will be read: after the last one polled, or at the end if that was reached."""
         ...
 
+    def high(self, position: Position) -> int | None:
+        """The end of an owned partition as the last fetch told it, None when that is not known yet."""
+        ...
+
     def ends(self) -> dict[Position, int]:
         """Ends that `poll` has reached since the last call: all before them is polled, records or not."""
         ...

@@ -314,6 +314,10 @@ class KafkaConsumer:
             made[position] = known if known >= 0 else None
         return made
 
+    def high(self, position: Position) -> int | None:
+        _, high = self.client.get_watermark_offsets(ck.TopicPartition(*position), cached=True)
+        return high if high >= 0 else None
+
     def ends(self) -> dict[Position, int]:
         reached, self._new_ends = self._new_ends, {}
         return reached

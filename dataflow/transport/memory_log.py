@@ -342,6 +342,9 @@ class MemoryConsumer:
     def position(self, positions: Sequence[Position]) -> dict[Position, int | None]:
         return {p: self._positions.get(p) for p in positions}
 
+    def high(self, position: Position) -> int | None:
+        return self._fabric.partition(position).end
+
     def ends(self) -> dict[Position, int]:
         with self._fabric.changed:
             unpaused = {p: at for p, at in self._positions.items() if p not in self._paused}

@@ -11,10 +11,11 @@ import orjson
 import pytest
 
 from dataflow.core.errors import TransportError
+from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_RECORD_BYTES
 from dataflow.gateway import exchange, replies
 from dataflow.gateway.app import Gateway
-from dataflow.gateway.replies import Reply, ReplyReader
+from dataflow.gateway.replies import ReplyReader
 from dataflow.transport.api import EARLIEST, Delivered, Header
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryConsumer, MemoryMessage, MemoryProducer

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataflow.core import headers, limits
+from dataflow.core.inprocess import Reply
 from dataflow.core.shares import read_share
 from dataflow.gateway.correlation import Correlator
-from dataflow.gateway.replies import Reply, reply_of
+from dataflow.gateway.replies import reply_of
 from dataflow.planner.plan import CONTROL, DEAD_LETTERS, REPLIES, Plan
 from dataflow.registry import Registry
 from dataflow.testing import PipelineRun

@@ -33,9 +33,11 @@ nodes:
 class Stages:
     """A deployed plan over a log in memory, and loops of its first stage."""
 
+    log = MemoryFabric
+
     def __init__(self, folder: Path, plan: Plan, registry: Registry = REGISTRY) -> None:
         self.clock = HandClock()
-        self.fabric = MemoryFabric(self.clock)
+        self.fabric = self.log(self.clock)
         self.plan = plan
         deploy(self.fabric, plan)
         self.shop = Workshop(folder, registry, self.fabric)

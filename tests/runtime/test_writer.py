@@ -14,7 +14,8 @@ from dataflow.core.errors import RecordTooLargeError, TransportError
 from dataflow.core.schema import Field, FieldType, Schema
 from dataflow.observe.metrics import EdgeMetrics
 from dataflow.runtime.execution import Ended
-from dataflow.runtime.writer import Barrier, EdgeWriter, Target, send_refusal, send_reply
+from dataflow.runtime.replies import Replies
+from dataflow.runtime.writer import Barrier, EdgeWriter, Target
 from dataflow.transport.murmur import murmur2_partition
 from tests.runtime.kit import HandProducer
 
@@ -145,7 +146,7 @@ class Away(HandProducer):
 
 def test_an_answer_too_large_for_a_reply_is_told_as_a_failure() -> None:
     producer = Small()
-    send_reply(producer, rows_of(1)[0], "e", b"x" * 11, b"f")
+    Replies(producer).answer(rows_of(1)[0], "e", b"x" * 11, b"f")
     sent = producer.sent[0]
     assert (sent.partition, sent.key, sent.value) == (2, b"request-1", None)
     assert sent.headers[headers.STATUS] == b"failed"
@@ -153,8 +154,8 @@ def test_an_answer_too_large_for_a_reply_is_told_as_a_failure() -> None:
 
 
 def test_a_reply_that_cannot_be_sent_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    send_reply(Away(), rows_of(1)[0], "e", b"x", b"f")
-    send_refusal(Away(), Ended(rows_of(1)[0], "why", "node"))
+    Replies(Away()).answer(rows_of(1)[0], "e", b"x", b"f")
+    Replies(Away()).refuse(Ended(rows_of(1)[0], "why", "node"))
     assert caplog.text.count("a reply was not sent") == 2
 
 
@@ -165,7 +166,7 @@ def test_a_reply_that_cannot_be_sent_harms_nobody(caplog: pytest.LogCaptureFixtu
 def test_refusals_say_why(ended: tuple[str, str, str], status: bytes) -> None:
     producer = HandProducer()
     reason, name, error = ended
-    send_refusal(producer, Ended(rows_of(1)[0], reason, name, error))
+    Replies(producer).refuse(Ended(rows_of(1)[0], reason, name, error))
     assert producer.sent[0].headers[headers.STATUS] == status
     assert orjson.loads(producer.sent[0].headers[headers.REASON]) == {
         "reason": reason,
@@ -176,7 +177,7 @@ def test_refusals_say_why(ended: tuple[str, str, str], status: bytes) -> None:
 
 def test_a_long_cause_is_cut_within_its_characters() -> None:
     producer = HandProducer()
-    send_refusal(producer, Ended(rows_of(1)[0], "\u00e9" * 10_000, "n", "Bad"))
+    Replies(producer).refuse(Ended(rows_of(1)[0], "\u00e9" * 10_000, "n", "Bad"))
     text = orjson.loads(producer.sent[0].headers[headers.REASON])["reason"]
     assert set(text) == {"\u00e9"}
     assert len(text.encode()) <= 4_096
