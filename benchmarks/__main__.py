@@ -12,6 +12,7 @@ import click
 from benchmarks import guarantees, join, memory, onnx_model, passthrough, state, sync_plain
 from benchmarks.cluster import Cluster, started
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
+from benchmarks.servers import committed, five_nodes, open_loop, sync, tensors
 
 
 class Run(Protocol):
@@ -26,6 +27,13 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "guarantees": guarantees.run,
     "state": state.run,
     "join": join.run,
+    "sync-durable": sync.run_durable,
+    "sync-eager": sync.run_eager,
+    "sync-committed": committed.run,
+    "sync-binary": tensors.run_binary,
+    "sync-grpc": tensors.run_grpc,
+    "five-nodes": five_nodes.run,
+    "open-loop": open_loop.run,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.cluster import Cluster, Process
 from benchmarks.projects import Floats
-from benchmarks.report import quantile
+from benchmarks.report import BenchmarkError, quantile
 
 
 def write_bodies(path: Path, rows: Floats, expected: list[float]) -> Path:
@@ -57,9 +57,14 @@ def call(
 
 
 def summary(printed: str) -> dict[str, Any]:
-    """Quantiles of the times in the last line of what a client printed."""
+    """Quantiles of the times in the last line of what a client printed, and all else there.
+
+    Raises BenchmarkError for one without times.
+    """
     measured = json.loads(printed.strip().splitlines()[-1])
-    ordered = sorted(measured["latencies_ms"])
+    ordered = sorted(measured.pop("latencies_ms"))
+    if not ordered:
+        raise BenchmarkError(f"no request was answered: {measured}")
     return {
         "requests": len(ordered),
         "per_second": round(len(ordered) / measured["seconds"], 1),
@@ -67,4 +72,5 @@ def summary(printed: str) -> dict[str, Any]:
         "p90_ms": quantile(ordered, 0.9),
         "p99_ms": quantile(ordered, 0.99),
         "max_ms": ordered[-1],
+        **{k: v for k, v in measured.items() if k != "seconds"},
     }

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
@@ -33,13 +34,20 @@ _CLI: Final = ("-c", "from dataflow.cli.main import main; main()")
 class Process:
     """A child process; its output goes to a file that is shown when it fails."""
 
-    def __init__(self, name: str, python: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        python: str,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self._log = log
         with log.open("wb") as sink:
             self._child = subprocess.Popen(
                 [python, *arguments], stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             )  # fmt: skip
         self._seen = psutil.Process(self._child.pid)
 
@@ -69,8 +77,37 @@ class Process:
     def rss_mb(self) -> float:
         return float(self._seen.memory_info().rss) / 1e6
 
+    def family(self) -> list[psutil.Process]:
+        """It and all that it has started, and these in turn; none once it has ended."""
+        try:
+            return [self._seen, *self._seen.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def family_cpu_s(self) -> float:
+        """CPU time of it and of what it has started and still runs."""
+        spent = 0.0
+        for each in self.family():
+            try:
+                times = each.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            spent += float(times.user + times.system)
+        return spent
+
+    def family_pss_mb(self) -> float:
+        """Memory of it and of what it has started; what they share is counted once."""
+        held = 0
+        for each in self.family():
+            try:
+                held += each.memory_full_info().pss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return held / 1e6
+
     def stop(self) -> None:
-        """SIGTERM, as an orderly end; SIGKILL for one that does not."""
+        """SIGTERM, as an orderly end; SIGKILL for one that does not, and for what it leaves behind."""
+        family = self.family()
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
             try:
@@ -78,6 +115,9 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
+        for left in psutil.wait_procs(family[1:], timeout=2)[1]:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
 
 
 @dataclass(frozen=True)
@@ -120,10 +160,17 @@ class Cluster:
         self.fabric = KafkaFabric(self.bootstrap)
         self.stack.callback(self.fabric.close)
 
-    def start(self, name: str, *arguments: str, python: str = sys.executable) -> Process:
+    def start(
+        self,
+        name: str,
+        *arguments: str,
+        python: str = sys.executable,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Process:
         """Run `python ARGUMENTS` from the repository's root until it is stopped here or ends."""
         self._started += 1
-        process = Process(name, python, arguments, self.folder / f"{self._started:03d}-{name}.log")
+        log = self.folder / f"{self._started:03d}-{name}.log"
+        process = Process(name, python, arguments, log, environment)
         self.stack.callback(process.stop)
         return process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,23 +14,25 @@ from typing import Final
 from benchmarks.report import tell
 
 QUIX: Final = "quixstreams==3.28.1"
-INSTALL_S: Final = 300.0
+INSTALL_S: Final = 600.0
 
 
 class PeerError(Exception):
-    """A peer that could not be installed; the message says why."""
+    """A peer that could not be installed or did not start; the message says why."""
 
 
-def python_of(requirement: str) -> str:
-    """The interpreter of an environment that has `requirement` (NAME==VERSION), installed on first use.
+def python_of(requirement: str, *more: str) -> str:
+    """The interpreter of an environment that has `requirement` (NAME==VERSION) and `more`, installed on first use.
 
     Raises PeerError.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     cache = (Path(base) if base else Path.home() / ".cache") / "dataflow" / "peers"
-    folder = cache / f"{requirement}-py{sys.version_info.major}.{sys.version_info.minor}"
-    python = folder / "bin" / "python"
-    if (folder / "installed").is_file() and python.exists():
+    name = requirement.replace("[", "-").replace("]", "")
+    folder = cache / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
+    python, installed = folder / "bin" / "python", folder / "installed"
+    wanted = "\n".join((requirement, *more))
+    if installed.is_file() and installed.read_text() == wanted and python.exists():
         return str(python)
     tell(f"installing {requirement} into {folder}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -37,19 +40,30 @@ def python_of(requirement: str) -> str:
     uv = shutil.which("uv")
     if uv:
         run_command([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-        run_command([uv, "pip", "install", "--quiet", "--python", str(python), requirement])
+        run_command([uv, "pip", "install", "--quiet", "--python", str(python), requirement, *more])
     else:
         run_command([sys.executable, "-m", "venv", str(folder)])
-        run_command([str(python), "-m", "pip", "install", "--quiet", requirement])
-    (folder / "installed").touch()
+        run_command([str(python), "-m", "pip", "install", "--quiet", requirement, *more])
+    installed.write_text(wanted)
     return str(python)
 
 
-def run_command(command: Sequence[str]) -> None:
-    """Run it to its end. Raises PeerError with what it said."""
+def versions_in(python: str, names: Sequence[str]) -> dict[str, str]:
+    """What is installed of `names` in the environment of that interpreter. Raises PeerError."""
+    code = (
+        "import json, sys\nfrom importlib.metadata import version\n"
+        "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
+    )
+    found: dict[str, str] = json.loads(run_command([python, "-c", code, *names]))
+    return found
+
+
+def run_command(command: Sequence[str]) -> str:
+    """Run it to its end; what it printed. Raises PeerError with what it said."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PeerError(f"{' '.join(command)}: {error}") from error
     if done.returncode:
         raise PeerError(f"{' '.join(command)}: {done.stderr[-1000:]}")
+    return done.stdout
