@@ -90,6 +90,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._refusal: GatewayError | None = None
         self._deaf = False  # what comes is not listened to any more
+        self._muted = False  # the parser is told what was heard already
         self._last = False  # the next answer is the connection's last
         self._heard = False  # whether the parser told something of the latest bytes
         self._silent_bytes = 0  # what it took without a word
@@ -162,8 +163,9 @@ class Connection(HttpToolsProtocol):
         self._heard = False
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # an offer, which HTTP/1.1 may leave unanswered
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError:
             self.refuse(self._refusal or GatewayError(400, "this is not a request of HTTP/1.1"))
             return
@@ -174,12 +176,29 @@ class Connection(HttpToolsProtocol):
         if self._silent_bytes > MAX_HEAD_BYTES:
             self.refuse(GatewayError(431, f"a header or line is longer than {MAX_HEAD_BYTES} bytes"))
 
+    def _go_on(self, rest: bytes) -> None:
+        """Behind the head of a request that offers another protocol (Java's own client does), which we leave unanswered.
+
+        The parser has taken it for done; its body is what comes next.
+        """
+        framing = [(n, v) for n, v in self.headers if n in (b"content-length", b"transfer-encoding")]
+        self.parser = httptools.HttpRequestParser(self)
+        if self.cycle.more_body:
+            self._muted = True
+            head = b"".join(b"%b: %b\r\n" % header for header in framing)
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + head + b"\r\n")
+            self._muted = False
+        if rest:
+            self.data_received(rest)
+
     def _stop(self, status: int, message: str) -> None:
         """End the parser's work from one of its callbacks."""
         self._refusal = GatewayError(status, message)
         raise self._refusal
 
     def on_message_begin(self) -> None:
+        if self._muted:
+            return
         super().on_message_begin()
         self._heard = True
         self._head_bytes = self._hosts = 0
@@ -187,11 +206,15 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
+        if self._muted:
+            return
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
             self._stop(414, f"the address is longer than {MAX_URL_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._muted:
+            return
         super().on_header(name, value)
         self._heard = True
         self._head_bytes += len(name) + len(value)
@@ -201,7 +224,12 @@ class Connection(HttpToolsProtocol):
             self._hosts += 1
 
     def on_headers_complete(self) -> None:
-        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
+        if self._muted:
+            return
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._stop(400, f"this is HTTP/{version}, valid: HTTP/1.1")
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
             self._stop(400, f"the request has {self._hosts} Host headers where there must be one")
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop(400, f"more than {MAX_PIPELINED} requests sent ahead")
@@ -223,8 +251,16 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._heard = True
+        if self.parser.should_upgrade() and self._has_body():
+            return  # see `_go_on`
         self._body_since = None
         super().on_message_complete()
+
+    def _has_body(self) -> bool:
+        return any(
+            (name == b"content-length" and int(value) > 0) or name == b"transfer-encoding"
+            for name, value in self.headers
+        )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
