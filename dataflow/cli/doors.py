@@ -17,6 +17,7 @@ from dataflow.cli.status import STATE_FILE
 from dataflow.core.errors import DataflowError
 
 if TYPE_CHECKING:
+    from dataflow.cli.fleet import Place
     from dataflow.gateway.server import GrpcDoorAt
     from dataflow.spec import Project
 
@@ -59,8 +60,19 @@ def grpc_port_of(project: Project, port: int | None, *, wanted: bool | None) -> 
     return declared.grpc_port if port is None else port
 
 
+def free_port(host: str) -> int:
+    """A port that nothing listens on just now."""
+    from dataflow.gateway.server import bind
+
+    with bind(host, 0) as found:
+        return int(found.getsockname()[1])
+
+
 class Door:
-    """Where to listen; `state` is where `up` writes down what it runs, for `status` and others."""
+    """Where to listen; `state` is where `up` writes down what it runs, for `status` and others.
+
+    One process of several (`place`) listens where its parent does.
+    """
 
     def __init__(
         self,
@@ -69,6 +81,7 @@ class Door:
         port: int | None,
         state_folder: Path | None,
         grpc_port: int | None,
+        place: Place | None = None,
     ) -> None:
         declared = project.settings.gateway
         self.host = host or declared.host
@@ -78,7 +91,8 @@ class Door:
         self._grpc_port = grpc_port
         self._grpc_address = ""
         self._state = state_folder / ".dataflow" / STATE_FILE if state_folder is not None else None
-        self.reserved: socket.socket | None = None
+        self.reserved: socket.socket | None = None if place is None else place.listening
+        self._place = place
 
     def reserve(self) -> socket.socket:
         """Take the address now; callers wait in its queue until it is served. Raises DataflowError."""
@@ -95,14 +109,29 @@ class Door:
         """Where the gRPC door is to be opened, if it is."""
         from dataflow.gateway.server import GrpcDoorAt
 
-        return None if self._grpc_port is None else GrpcDoorAt(self._grpc_port, self._grpc_opened)
+        if self._grpc_port is None:
+            return None
+        return GrpcDoorAt(self._grpc_port, self._grpc_opened, shared=self._place is not None)
 
     def _grpc_opened(self, port: int) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
         self._grpc_address = f"{host}:{port}"
 
+    @property
+    def one_of_several(self) -> bool:
+        """Whether other processes listen at the same place."""
+        return self._place is not None
+
+    def url(self, port: int) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}"
+
     def opened(self, port: int, bootstrap: str) -> None:
-        url = f"http://{self.host}:{port}"
+        """Tell where it is, a person or, as one process of several, the parent."""
+        if self._place is not None:
+            self._place.serves()
+            return
+        url = self.url(port)
         console().print(f"broker   {bootstrap}\ngateway  {url}")
         if self._grpc_address:
             console().print(f"grpc     {self._grpc_address}")

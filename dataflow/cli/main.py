@@ -34,6 +34,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "up": ("dataflow.cli.serve:serve_commands", "Run everything declared here, broker included."),
         "run": ("dataflow.cli.data:data_commands", "Run a pipeline over a file, and end."),
         "deploy": ("dataflow.cli.serve:serve_commands", "Put plans onto a cluster, for its workers."),
+        "serve": ("dataflow.cli.serve:serve_commands", "Answer requests and run stages, in one process."),
         "worker": ("dataflow.cli.serve:serve_commands", "Run stages of the pipelines on the cluster."),
         "gateway": ("dataflow.cli.serve:serve_commands", "Run the HTTP doors."),
         "broker": ("dataflow.cli.broker:broker", "Run Apache Kafka on this machine."),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -15,22 +16,24 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dataflow.cli.context import bootstrap_option, project_option
-from dataflow.cli.doors import Door, door_options, grpc_port_of
+from dataflow.cli.doors import Door, door_options, free_port, grpc_port_of
+from dataflow.cli.following import FOLLOW_INTERVAL_S, await_plans, follow_plans
 from dataflow.cli.hosting import Reloader, cluster, console, deploy_plan, only_one, show_build, warn
 from dataflow.cli.process import calm_collector, few_arenas
-from dataflow.core.errors import DataflowError, TransportError
 
 if TYPE_CHECKING:
     from dataflow.control.host import Host
-    from dataflow.planner.plan import Plan
     from dataflow.registry import Registry
     from dataflow.runtime.workshop import Workshop
     from dataflow.transport.kafka import KafkaFabric
 
 # What slow starts (big tables, big models) may take before the door opens all the same and says 504.
 START_TIMEOUT_S: Final = 30.0
-# How often workers and gateways look for newer plans on the cluster.
-FOLLOW_INTERVAL_S: Final = 2.0
+hand_off_option = click.option(
+    "--hand-off/--no-hand-off",
+    default=True,
+    help="Hand requests to stages of this process in memory; without, they read them from Kafka.",
+)
 
 
 @click.command()
@@ -44,6 +47,7 @@ FOLLOW_INTERVAL_S: Final = 2.0
 @click.option(
     "--alter-topics", is_flag=True, help="Change the settings of existing topics to those declared."
 )
+@hand_off_option
 def up(
     pipelines: tuple[str, ...],
     project: Path,
@@ -56,6 +60,7 @@ def up(
     ephemeral: bool,
     reload: bool,
     alter_topics: bool,
+    hand_off: bool,
 ) -> None:
     """Run everything declared here, or these PIPELINES: broker, workers and HTTP door. Ctrl-C drains."""
     from dataflow.control.assemble import assemble, deployed_plans
@@ -79,7 +84,8 @@ def up(
         fabric = stack.enter_context(cluster(project, bootstrap, broker_port, ephemeral=ephemeral))
         for plan in assembled.plans:
             deploy_plan(fabric, plan, alter_topics=alter_topics)
-        running = Host(_workshop(project, assembled.registry, fabric, files=not ephemeral))
+        shop = _workshop(project, assembled.registry, fabric, files=not ephemeral, hand_off=hand_off)
+        running = Host(shop)
         stack.callback(running.stop)
         calm_collector()
         running.run(assembled.plans)
@@ -112,7 +118,7 @@ def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...], metrics: s
         with show_metrics(metrics, running, os.environ) as url:
             if url:
                 console().print(f"metrics  {url}")
-            _follow(fabric, running, project, pipelines, stop)
+                follow_plans(fabric, running, project, pipelines, stop)
     finally:
         running.stop()
         fabric.close()
@@ -131,8 +137,6 @@ def gateway(
     grpc: bool | None,
 ) -> None:
     """Serve deployed pipelines over HTTP and gRPC; the work is done by workers elsewhere."""
-    from dataflow.control.connect import connect
-    from dataflow.control.host import Host
     from dataflow.registry import Registry
     from dataflow.spec import load_project
 
@@ -142,20 +146,109 @@ def gateway(
     door = Door(settings, host, port, None, grpc_port_of(settings, grpc_port, wanted=grpc))
     door.reserve().close()  # an address that cannot be had is told now; until there are plans nobody is served
     door.reserved = None
+    shop_of = partial(_workshop, project, Registry())
+    _serve_deployed(project, bootstrap, door, shop_of, (), _stop_on_signals(), work=False)
+
+
+@click.command()
+@project_option
+@bootstrap_option
+@click.option("--pipeline", "pipelines", multiple=True, help="Serve this one only; may be repeated.")
+@door_options
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="So many processes on one port; SIGHUP replaces them one by one.",
+)
+@hand_off_option
+def serve(
+    project: Path,
+    bootstrap: str,
+    pipelines: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    grpc_port: int | None,
+    grpc: bool | None,
+    processes: int,
+    hand_off: bool,
+) -> None:
+    """Be gateway and worker of deployed pipelines at once: requests are handed to their stage in memory.
+
+    They are written to Kafka all the same. Several processes share the load, here or on other machines.
+    """
+    from dataflow.cli.fleet import Fleet, Place
+    from dataflow.registry import Registry
+    from dataflow.spec import load_project
+
+    few_arenas()
+    _log_to_stderr()
     stop = _stop_on_signals()
+    settings = load_project(project, environ=os.environ)
+    place, arguments = Place.found(), sys.argv[1:]
+    door = Door(settings, host, port, None, grpc_port_of(settings, grpc_port, wanted=grpc), place)
+    if place is not None:
+        place.watch(stop)
+    elif processes > 1:
+        if door.grpc is not None and not door.grpc.port:
+            arguments += ["--grpc-port", str(free_port(door.host))]  # one for all of them
+        renew = threading.Event()
+        signal.signal(signal.SIGHUP, lambda *_: renew.set())
+        with closing(door.reserve()) as listening:
+            say = partial(console().print, highlight=False)
+            say(f"gateway  {door.url(int(listening.getsockname()[1]))}")
+            Fleet(processes, arguments, listening).run(stop, renew, say)
+        return
+    else:
+        door.reserve().close()
+        door.reserved = None
+    shop_of = partial(_workshop, project, Registry.default(project), hand_off=hand_off)
+    _serve_deployed(project, bootstrap, door, shop_of, pipelines, stop, work=True)
+
+
+def _serve_deployed(
+    project: Path,
+    bootstrap: str,
+    door: Door,
+    shop_of: Callable[[KafkaFabric], Workshop],
+    pipelines: tuple[str, ...],
+    stop: threading.Event,
+    *,
+    work: bool,
+) -> None:
+    """Open the doors of what is deployed, and follow what is deployed later; `work` on it, too."""
+    from dataflow.control.connect import connect
+    from dataflow.control.host import Host
+
     fabric = connect(project, bootstrap, os.environ)
-    running = Host(_workshop(project, Registry(), fabric), work=False)
-    follower = threading.Thread(target=_follow, args=(fabric, running, None, (), stop), daemon=True)
+    running = Host(shop_of(fabric), work=work)
+    failed: list[BaseException] = []
+    folder = project if work else None
+
+    def follow() -> None:
+        try:
+            follow_plans(fabric, running, folder, pipelines, stop)
+        except BaseException as error:  # noqa: BLE001 - raised below, by the thread that people see
+            failed.append(error)
+            stop.set()
+
+    follower = threading.Thread(target=follow, name="follow", daemon=True)
     follower.start()
     calm_collector()
     try:
-        _await_plans(running, stop)
-        _serve(running, door, fabric.bootstrap, stop, None)
+        await_plans(running, stop)
+        if work:
+            running.await_ready(START_TIMEOUT_S)
+        if not stop.is_set():
+            _serve(running, door, fabric.bootstrap, stop, None)
     finally:
         stop.set()
         follower.join(FOLLOW_INTERVAL_S * 2)
         running.stop()
         fabric.close()
+    if failed:
+        raise failed[0]
 
 
 @click.command()
@@ -183,69 +276,23 @@ def deploy(project: Path, bootstrap: str, pipelines: tuple[str, ...], alter_topi
         fabric.close()
 
 
-def _await_plans(running: Host, stop: threading.Event) -> None:
-    while not running.plans and not stop.wait(0.1):
-        pass
-
-
 # ---------------------------------------------------------------- broker and plans
 
 
-def _workshop(project: Path, registry: Registry, fabric: KafkaFabric, *, files: bool = True) -> Workshop:
+def _workshop(
+    project: Path, registry: Registry, fabric: KafkaFabric, *, files: bool = True, hand_off: bool = False
+) -> Workshop:
     """`files`: state is kept in local files as well, which the next start begins from."""
+    from dataflow.core.inprocess import InProcess
     from dataflow.observe.traces import Tracing
     from dataflow.runtime.keeping import state_folder
     from dataflow.runtime.workshop import Workshop
 
     folder = state_folder(project, os.environ) if files else None
     return Workshop(
-        project, registry, fabric, tracing=Tracing.from_environment(os.environ), state_folder=folder
-    )
-
-
-def _workable(plan: Plan, running: Host, folder: Path, refused: dict[str, str]) -> bool:
-    """Whether this machine has what a plan was made of; a refusal is told once. What runs already goes on running."""
-    from dataflow.control.assemble import code_matches
-
-    served = running.plans.get(plan.pipeline)
-    if (served is not None and served.version == plan.version) or code_matches(folder, plan):
-        return True
-    if refused.get(plan.pipeline) != plan.version:
-        refused[plan.pipeline] = plan.version
-        warn(
-            f"pipeline '{plan.pipeline}' {plan.version}: the code or a model in '{folder}' is not what was planned; "
-            "this worker leaves it to others (bring the project's files up to date)"
-        )
-    return False
-
-
-def _follow(
-    fabric: KafkaFabric, running: Host, folder: Path | None, pipelines: tuple[str, ...], stop: threading.Event
-) -> None:
-    """Keep `running` at the plans on the cluster. With a folder, only plans whose code is the one found there."""
-    from dataflow.control.deploy import read_plans
-
-    refused: dict[str, str] = {}
-    told = False
-    while True:
-        try:
-            plans = [p for n, p in read_plans(fabric).items() if not pipelines or n in pipelines]
-        except TransportError as error:
-            warn(f"reading plans: {error}")
-            if stop.wait(FOLLOW_INTERVAL_S):
-                return
-            continue
-        if folder is not None:
-            plans = [plan for plan in plans if _workable(plan, running, folder, refused)]
-        if not plans and not refused and not told:
-            told = True
-            console().print(f"waiting for {' and '.join(pipelines) or 'pipelines'}: not deployed yet")
-        for name in running.run(plans):
-            console().print(f"pipeline [bold]{name}[/] {running.plans[name].version}")
-        if running.failed:
-            raise DataflowError("stopped: " + "; ".join(running.failed))
-        if stop.wait(FOLLOW_INTERVAL_S):
-            return
+        project, registry, fabric, tracing=Tracing.from_environment(os.environ), state_folder=folder,
+        inside=InProcess(handing=hand_off),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the doors
@@ -279,6 +326,8 @@ def _serve(
 
 def _announce(door: Door, running: Host, bootstrap: str, port: int) -> None:
     door.opened(port, bootstrap)
+    if door.one_of_several:
+        return
     for plan in running.plans.values():
         path = f"/v2/models/{plan.pipeline}/infer" if plan.answer else "no answer: produce to its inputs"
         console().print(f"pipeline [bold]{plan.pipeline}[/] {plan.version}  {path}", highlight=False)
@@ -322,4 +371,4 @@ def _log_to_stderr() -> None:
     configure(os.environ.get("DATAFLOW_LOG", "text"))
 
 
-serve_commands: Final[list[click.Command]] = [up, deploy, worker, gateway]
+serve_commands: Final[list[click.Command]] = [up, deploy, serve, worker, gateway]

@@ -126,6 +126,7 @@ class Gateway:
         self._budget = Budget()
         self._doors: dict[str, PipelineDoor] = {}
         self._taps: set[Tap] = set()
+        self._under_way = 0
         self._state = StateDoor(fabric)
         self._generate = GenerateDoor(fabric, self.exchange)
         self._requests = RequestsDoor(fabric, self.exchange.clock_ms)
@@ -133,6 +134,11 @@ class Gateway:
     async def start(self) -> None:
         """Connect. Raises TransportError when the broker or the reply partition is not there."""
         await self.exchange.start()
+
+    async def settle(self) -> None:
+        """Wait until no HTTP request is under way, streams apart: for whoever lets no new ones come."""
+        while self._under_way:
+            await asyncio.sleep(REPORT_POLL_S)
 
     async def drain(self) -> None:
         """Take no new request, end the taps, and wait until those in flight are answered or past their deadline."""
@@ -161,6 +167,7 @@ class Gateway:
         )
         answer: Response | Stream
         door = ""
+        self._under_way += 1
         try:
             route, request.params = self._router.find(method, path)
             door = _DOORS.get(route.handler, "")
@@ -173,6 +180,8 @@ class Gateway:
         except Exception:  # whatever is wrong with us, the caller gets an answer
             log.exception("%s %s", method, path)
             answer = error_response(GatewayError(500, "the gateway failed; its log says why"))
+        finally:
+            self._under_way -= 1
         if isinstance(answer, Response):
             await send_response(send, answer, head=method == "HEAD")
         else:

@@ -49,6 +49,7 @@ class DoorLimits:
     body_ms: int = BODY_TIMEOUT_MS
     keep_alive_ms: int = KEEP_ALIVE_MS
     stall_ms: int = STALL_TIMEOUT_MS
+    linger_ms: int = LINGER_MS
     farewell_ms: int = FAREWELL_MS
 
     @property
@@ -146,6 +147,11 @@ class Connection(HttpToolsProtocol):
     def _leave(self) -> None:
         if not self.under_way and self._leave_at == math.inf:
             self.close()
+
+    @property
+    def told(self) -> bool:
+        """Whether its next answer is the last."""
+        return self._last
 
     @property
     def under_way(self) -> bool:
@@ -295,7 +301,7 @@ class Connection(HttpToolsProtocol):
         if told and self.transport.can_write_eof() and error.status != 503:
             # A socket closed on bytes not yet read would take the answer back: what comes is listened to for a moment.
             self._idle.pop(self, None)
-            self._leave_at = self.loop.time() + LINGER_MS / 1000
+            self._leave_at = self.loop.time() + self._limits.linger_ms / 1000
             self.transport.write_eof()
         else:
             self.close()
@@ -337,7 +343,7 @@ class Connection(HttpToolsProtocol):
         if self.under_way:
             if took > self._limits.body_ms / 1000 + self._body_bytes / MIN_BODY_BYTES_PER_S:
                 self.refuse(GatewayError(408, "the request's body took too long"))
-        elif took > LINGER_MS / 1000:
+        elif took > self._limits.linger_ms / 1000:
             self.close()
 
 
@@ -357,11 +363,11 @@ async def watch(connections: Iterable[Any], limits: DoorLimits) -> None:
 
 
 async def farewell(connections: Iterable[Any], limits: DoorLimits) -> None:
-    """Wait until no connection is idle any more: each that was got its moment for a last request."""
+    """Wait until all were told to end, and none is idle any more: each that was got its moment for a last request."""
     loop = asyncio.get_running_loop()
     # uvicorn looks ten times a second whether it is to end.
     until = loop.time() + limits.farewell_ms / 1000 + 0.5
-    while any(not c.under_way for c in list(connections)) and loop.time() < until:
+    while any(not (c.told and c.under_way) for c in list(connections)) and loop.time() < until:
         await asyncio.sleep(0.02)
 
 

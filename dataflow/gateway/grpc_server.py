@@ -6,12 +6,13 @@ Imported only where the door is opened: a process without it neither needs grpci
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import descriptor_pool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from dataflow.core.errors import DataflowError, GatewayError
@@ -48,7 +49,7 @@ _LAST_WORDS_S: Final = 2.0
 class GrpcServer:
     """One gateway's gRPC door, in the event loop of `start`."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, shared: bool = False) -> None:
         self._door = GrpcDoor(gateway)
         limits = gateway.settings.max_pending
         self._server = grpc.aio.server(
@@ -57,7 +58,7 @@ class GrpcServer:
             options=(
                 ("grpc.max_receive_message_length", MAX_BODY_BYTES),
                 ("grpc.max_send_message_length", -1),  # what a client takes is the client's to say
-                ("grpc.so_reuseport", 0),  # a port that is taken is told, not shared
+                ("grpc.so_reuseport", int(shared)),  # or a port that is taken is told
                 ("grpc.max_allowed_incoming_connections", room_for(MAX_CONNECTIONS)),
                 ("grpc.max_concurrent_streams", MAX_GRPC_STREAMS),
                 ("grpc.max_connection_idle_ms", KEEP_ALIVE_MS),
@@ -65,7 +66,7 @@ class GrpcServer:
             ),
         )
         self._server.add_generic_rpc_handlers((self._door.handlers(),))
-        health_pb2_grpc.add_HealthServicer_to_server(_Health(gateway, self._door), self._server)
+        self._server.add_generic_rpc_handlers((_health(_Health(gateway, self._door)),))
         _add_reflection(self._server)
         self._refusing: asyncio.Task[None] | None = None
 
@@ -117,7 +118,35 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # of a package 
         return await continuation(handler_call_details)
 
 
-class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # of a package without types
+def _lenient(message: Any) -> Callable[[bytes], Any]:
+    """A deserializer that gives None for what it cannot read: an error there would be told as a fault of ours."""
+
+    def read(body: bytes) -> Any:
+        try:
+            return message.FromString(body)
+        except DecodeError:
+            return None
+
+    return read
+
+
+async def _unreadable(context: Any, message: Any) -> NoReturn:
+    await abort(context, GatewayError(400, f"the message is no {message.DESCRIPTOR.full_name}"))
+
+
+def _health(servicer: _Health) -> Any:
+    asked, told = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+    made = {
+        name: kind(method, _lenient(asked), told.SerializeToString)
+        for name, kind, method in (
+            ("Check", grpc.unary_unary_rpc_method_handler, servicer.Check),
+            ("Watch", grpc.unary_stream_rpc_method_handler, servicer.Watch),
+        )
+    }
+    return grpc.method_handlers_generic_handler(HEALTH, made)
+
+
+class _Health:
     """SERVING while the gateway and all pipelines can answer; asked for the server or for the inference service."""
 
     def __init__(self, gateway: Gateway, door: GrpcDoor) -> None:
@@ -133,6 +162,8 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # of a pac
         return int(known.SERVING if good else known.NOT_SERVING)
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  (the protocol's name)
+        if request is None:
+            await _unreadable(context, health_pb2.HealthCheckRequest)
         status = self._status(request.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await abort(
@@ -141,6 +172,8 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # of a pac
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  (the protocol's name)
+        if request is None:
+            await _unreadable(context, health_pb2.HealthCheckRequest)
         if self._watches >= MAX_HEALTH_WATCHES:
             text = f"{MAX_HEALTH_WATCHES} watches of health are open, which is the limit"
             await abort(context, GatewayError(429, text, hint="try later"))
@@ -172,11 +205,22 @@ def _add_reflection(server: Any) -> None:
     for file in (ours, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.AddSerializedFile(file.serialized_pb)
     servicer = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION[0]), pool=pool)
+
+    async def reflect(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async def readable() -> AsyncIterator[Any]:
+            async for request in requests:
+                if request is None:
+                    await _unreadable(context, reflection_pb2.ServerReflectionRequest)
+                yield request
+
+        async for answer in servicer.ServerReflectionInfo(readable(), context):
+            yield answer
+
     # Version 1 has the messages of v1alpha under another name; newer tools ask for it first.
     for name in REFLECTION:
         handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            reflection_pb2.ServerReflectionRequest.FromString,
+            reflect,
+            _lenient(reflection_pb2.ServerReflectionRequest),
             reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
         server.add_generic_rpc_handlers(

@@ -69,10 +69,14 @@ def check_exposure(host: str, tokens: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class GrpcDoorAt:
-    """Where the gRPC door is opened beside HTTP, on the same host; `started` is told the port, a free one for 0."""
+    """Where the gRPC door is opened beside HTTP, on the same host; `started` is told the port, a free one for 0.
+
+    `shared`: other processes listen there, too.
+    """
 
     port: int
     started: Callable[[int], None] = lambda _: None
+    shared: bool = False
 
 
 @contextlib.asynccontextmanager
@@ -82,7 +86,7 @@ async def _grpc_door(gateway: Gateway, host: str, at: GrpcDoorAt | None) -> Asyn
         return
     from dataflow.gateway.grpc_server import GrpcServer
 
-    door = GrpcServer(gateway)
+    door = GrpcServer(gateway, shared=at.shared)
     try:
         at.started(await door.start(host, at.port))
         yield door
@@ -142,6 +146,7 @@ async def serve(
                 beside.refuse()
             server.should_exit = True
             await farewell(connections, bounds)
+            await gateway.settle()
             draining = asyncio.create_task(gateway.drain())
             await running
             await draining
