@@ -118,7 +118,7 @@ def worker(project: Path, bootstrap: str, pipelines: tuple[str, ...], metrics: s
         with show_metrics(metrics, running, os.environ) as url:
             if url:
                 console().print(f"metrics  {url}")
-                follow_plans(fabric, running, project, pipelines, stop)
+            follow_plans(fabric, running, project, pipelines, stop)
     finally:
         running.stop()
         fabric.close()
