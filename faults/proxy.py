@@ -156,6 +156,8 @@ class Proxy:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "faults.proxy", json.dumps({str(k): v for k, v in routes.items()})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            # Linux gives each session its share of the processors: what the workers do is not to starve the network.
+            start_new_session=True,
         )  # fmt: skip
         self._expect("ready")
 

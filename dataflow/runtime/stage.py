@@ -95,7 +95,7 @@ class StageLoop:
         self._parts = self._build()
         program = self._parts.program
         answers = program.answer_when is not None
-        self._producer = self._fabric.producer(latency_first=answers, single_flight=answers)
+        self._producer = self._fabric.producer(latency_first=answers, single_flight=True)
         stack.callback(self._producer.close)
         self._replies = Replies(self._producer, self._parts.desk)
         stack.callback(self._parts.tables.close)

@@ -3,9 +3,10 @@
 A delayed EndTxn of such a producer could end a *later* transaction; one made anew under the same name has a new epoch,
 so that nothing of the old one is taken any more.
 
-librdkafka's `send_offsets_to_transaction` does not keep to its timeout and, when the broker that coordinated the group is
-gone from the cluster, never returns (its issues 5456 and 5511): it is called on a thread that can be left behind. The
-commit itself follows on that thread, so that many transactions wait for the broker side by side.
+librdkafka's `send_offsets_to_transaction` does not keep to its timeout (its issues 5456 and 5511). When the broker that
+coordinated the group drops out of the cluster for a moment, it waits for a connection that nobody makes any more, until
+any other connection of the client comes or goes: that is why idle ones are closed. It is called on a thread that can be
+left behind. The commit itself follows on that thread, so that many transactions wait for the broker side by side.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "retry.backoff.ms": 2,
     # It doubles up to this: tens of producers that ask a coming broker fifty times a second keep it from coming.
     "retry.backoff.max.ms": 500,
+    # What ends a call that hangs (see the module), its client and its threads with it. Connections that wait for an answer
+    # are closed too, so this is longer than any step of a transaction.
+    "connections.max.idle.ms": 15_000,
 }
 
 
@@ -50,12 +54,13 @@ class HungError(Exception):
 class Aside:
     """A thread that makes one call after another for another thread, which waits so long and no longer.
 
-    After a call that raised none is made any more.
+    After a call that raised none is made any more. `end` it.
     """
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._last: Callable[[], object] | None = None
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def start(self, made: Callable[[], object]) -> None:
@@ -71,19 +76,24 @@ class Aside:
         if error is not None:
             raise error
 
-    def end(self) -> None:
-        """Let the thread end, once the call that it makes has come back."""
+    def end(self, last: Callable[[], object] | None = None) -> None:
+        """Let the thread end, once the call that it makes has come back; `last` is made then, whatever came of it."""
+        self._last = last
         self._calls.put(None)
 
     def _run(self) -> None:
         error: BaseException | None = None
-        while (made := self._calls.get()) is not None and error is None:
+        while (made := self._calls.get()) is not None:
+            if error is not None:
+                continue
             try:
                 made()
             except BaseException as caught:  # noqa: BLE001 - raised where it was waited for
                 error = caught
             del made  # what a call keeps alive is not kept beyond it
             self._results.put(error)
+        if self._last is not None:
+            self._last()
 
 
 class KafkaTransaction(KafkaProducer):
@@ -169,7 +179,7 @@ class KafkaTransaction(KafkaProducer):
         """Undo what is open, as far as the producer is still good for that; else the transaction's timeout does."""
         with suppress(TransportError):  # nobody closes a client in the middle of a call of another thread
             self._wait("closing")
-        self._aside.end()
+        self._aside.end(self._let_go if self._hung else None)
         if self._hung:
             return  # its client lives as long as its call; the next producer of this name fences it
         if self._open and not self._broken:
@@ -180,6 +190,10 @@ class KafkaTransaction(KafkaProducer):
             # A fenced producer cannot even say goodbye, and warns of it.
             warnings.filterwarnings("ignore", message="Producer abort_transaction failed during close")
             self.client.close()
+
+    def _let_go(self) -> None:
+        """End the client, whoever still holds this: its threads, its connections."""
+        del self.client, self._produce
 
     def _step(self, doing: str, call: Callable[[float], object]) -> None:
         """One call of the protocol, repeated while the client says it may be."""

@@ -19,6 +19,7 @@ from dataflow.runtime.stage import StageLoop
 from dataflow.runtime.workshop import Workshop
 from dataflow.sdk import Batch, NodeContext, Out, Settings, node
 from dataflow.testing.pipelines import HandClock
+from dataflow.transport.api import Producer
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryTransaction
 from tests.runtime.kit import RECORD, REGISTRY, encoded, make_plan
@@ -117,6 +118,24 @@ def test_after_an_error_in_the_loop_nothing_more_is_committed(tmp_path: Path, er
         turn_until_idle(loop)
     assert stages.numbers("p.a") == [0, 1, 2]
     assert stages.committed() == 3
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_what_is_at_least_once_is_written_by_a_producer_that_does_not_spin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivery: str
+) -> None:
+    stages = Stages(tmp_path, make_plan(tmp_path, f"delivery: {delivery}\n{ONE_NODE}"))
+    made: list[bool] = []
+    usual = stages.fabric.producer
+
+    def noted(*, latency_first: bool = True, single_flight: bool = False) -> Producer:
+        made.append(single_flight)
+        return usual(latency_first=latency_first, single_flight=single_flight)
+
+    monkeypatch.setattr(stages.fabric, "producer", noted)
+    with ExitStack() as stack:
+        stages.loop().open(stack)
+    assert made == [True]
 
 
 @pytest.mark.usefixtures("seldom")

@@ -58,6 +58,7 @@ def library() -> Any:
     ]  # fmt: skip
     for name in ("rd_kafka_mock_broker_set_down", "rd_kafka_mock_broker_set_up"):
         getattr(lib, name).argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    lib.rd_kafka_mock_broker_set_rtt.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int]
     return lib
 
 
@@ -84,6 +85,10 @@ class MockCluster:
     def coordinate(self, kind: str, key: str, broker: int) -> None:
         """Let a broker be the coordinator of a `transaction` or a `group`."""
         assert not self._lib.rd_kafka_mock_coordinator_set(self._handle, kind.encode(), key.encode(), broker)
+
+    def slow(self, broker: int, answer_ms: int) -> None:
+        """Let a broker answer so late."""
+        assert not self._lib.rd_kafka_mock_broker_set_rtt(self._handle, broker, answer_ms)
 
     def down(self, broker: int) -> None:
         assert not self._lib.rd_kafka_mock_broker_set_down(self._handle, broker)

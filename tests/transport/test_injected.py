@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import confluent_kafka as ck
 import pytest
@@ -208,6 +210,32 @@ def test_a_producer_that_is_fenced_while_it_writes_says_so(
     fenced.close()
 
 
+def test_records_that_wait_behind_a_request_cost_no_cpu(
+    cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idempotent producer spins then, a core for each broker that is slow: stages that may do without have another."""
+    told: list[dict[str, Any]] = []
+    told_of = {"statistics.interval.ms": 100, "stats_cb": lambda text: told.append(json.loads(text))}
+    fabric = KafkaFabric(cluster.bootstrap, told_of)
+    producer = fabric.producer(latency_first=False, single_flight=True)
+    producer.send("out", b"first")
+    producer.flush(10)
+    for broker in (1, 2):
+        cluster.slow(broker, 60_000)
+    rounds = []
+    for _ in range(20):  # some go, the others wait for their answer
+        for _ in range(20):
+            producer.send("out", b"more")
+        told.clear()
+        wait_for(lambda: producer.poll(0.01) or told, "statistics")
+        rounds.append(sum(b["wakeups"] for b in told[-1]["brokers"].values()))
+    waiting = told[-1]["msg_cnt"] - sum(b["waitresp_msg_cnt"] for b in told[-1]["brokers"].values())
+    assert waiting >= 300
+    assert rounds[-1] - rounds[0] < 10_000, "it spins"
+    producer.client.purge()
+    fabric.close()
+
+
 # ---------------------------------------------------------------- errors that stay
 
 
@@ -252,6 +280,26 @@ def test_a_group_whose_coordinator_is_gone_does_not_hold_a_transaction_for_ever(
     send(after)
     after.commit({PLACE: 3}, consumer)
     after.close()
+
+
+def test_a_call_that_hangs_ends_some_time_after_the_broker_is_back_and_its_client_with_it(
+    cluster: MockCluster, fabric: KafkaFabric, consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each broker that was away would leave a client for each partition behind, with its threads and connections."""
+    usual = kafka_transactions.SETTINGS
+    soon = {**usual, "connections.max.idle.ms": usual["connections.max.idle.ms"] // 10}
+    monkeypatch.setattr(kafka_transactions, "SETTINGS", soon)
+    held = fabric.transactional("x")
+    send(held)
+    held.commit({PLACE: 1}, consumer)
+    monkeypatch.setattr(kafka_transactions, "STEP_TIMEOUT_S", 1.0)
+    cluster.down(1)
+    held.begin()
+    with pytest.raises(TransportError, match="no answer within 1 s"):
+        held.commit({PLACE: 2}, consumer)
+    held.close()
+    cluster.up(1)
+    wait_for(lambda: not hasattr(held, "client"), "the end of its client")
 
 
 def test_who_may_not_is_told(cluster: MockCluster, fabric: KafkaFabric) -> None:
