@@ -19,16 +19,21 @@ from attacks.target import Options
 @click.option("--cases", type=int, default=None, help=f"Cases made by chance. Default: {FULL_CASES:,}.")
 @click.option("--crowd", type=int, default=None, help="Idle connections. Default: 10,000.")
 @click.option("--broker", is_flag=True, help="A real broker behind the door, in place of a log in memory.")
-@click.option("--mutant", type=click.Choice(sorted(MUTANTS)), help="Break the door: the verdict must say so.")
+@click.option(
+    "--mutant",
+    type=click.Choice(sorted(MUTANTS)),
+    multiple=True,
+    help="Break the door: the verdict must say so.",
+)
 def main(
-    quick: bool, seed: int | None, cases: int | None, crowd: int | None, broker: bool, mutant: str | None
+    quick: bool, seed: int | None, cases: int | None, crowd: int | None, broker: bool, mutant: tuple[str, ...]
 ) -> None:
     """Throw at a gateway what strangers may send."""
     chosen = Settings(
         seed=secrets.randbelow(1 << 31) if seed is None else seed,
         cases=cases if cases is not None else QUICK_CASES if quick else FULL_CASES,
         crowd=crowd if crowd is not None else 300 if quick else Settings.crowd,
-        options=Options(mutant=mutant or "", broker=broker),
+        options=Options(mutants=mutant, broker=broker),
     )
     verdict = run(chosen, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(verdict))

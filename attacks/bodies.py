@@ -86,21 +86,26 @@ def inputs(random: Random) -> dict[str, Any]:
     return made
 
 
-def _nodes(value: Any) -> Iterator[tuple[Any, Any]]:
+def nodes(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every place in a JSON value: its container and its key."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield value, key
-        yield from _nodes(item)
+        yield from nodes(item)
+
+
+def odd(random: Random) -> Any:
+    """A value that belongs nowhere; the caller's to change."""
+    return copy.deepcopy(random.choice(ODD))
 
 
 def _odd(document: dict[str, Any], random: Random) -> None:
-    holder, key = random.choice(list(_nodes(document)))
-    holder[key] = copy.deepcopy(random.choice(ODD))
+    holder, key = random.choice(list(nodes(document)))
+    holder[key] = odd(random)
 
 
 def _gone(document: dict[str, Any], random: Random) -> None:
-    holder, key = random.choice(list(_nodes(document)))
+    holder, key = random.choice(list(nodes(document)))
     del holder[key]
 
 
@@ -133,16 +138,16 @@ def _parameter(document: dict[str, Any], random: Random) -> None:
     owner = random.choice((document, _entry(document, random)))
     parameters = owner.setdefault("parameters", {})
     if isinstance(parameters, dict):
-        parameters[random.choice(PARAMETERS)] = random.choice(
-            (*ODD, "0,1", "[[1],[2]]", "[[-1]]", "[[99999999999999]]", "base64", "entry")
-        )
+        texts = ("0,1", "[[1],[2]]", "[[-1]]", "[[99999999999999]]", "base64", "entry")
+        value = odd(random) if random.random() < 0.6 else random.choice(texts)
+        parameters[random.choice(PARAMETERS)] = value
 
 
 def _deep(document: dict[str, Any], random: Random) -> None:
     value: Any = random.choice((1, "a", None))
     for _ in range(random.choice((3, 40, 200))):
         value = [value] if random.random() < 0.8 else {"a": value}
-    holder, key = random.choice(list(_nodes(document)))
+    holder, key = random.choice(list(nodes(document)))
     holder[key] = value
 
 
@@ -155,7 +160,7 @@ def changed(random: Random) -> dict[str, Any]:
     """A V2 request that is changed up to three times; one in ten stays good."""
     document = inputs(random)
     for _ in range(random.choice((0, 1, 1, 1, 1, 2, 2, 2, 3, 3))):
-        if list(_nodes(document)):
+        if list(nodes(document)):
             random.choice(_CHANGES)(document, random)
     return document
 

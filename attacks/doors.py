@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any, Final
 
-from attacks.bodies import INFER, ODD, Case, _nodes, inputs, packed, torn
+from attacks.bodies import INFER, Case, inputs, nodes, odd, packed, torn
 
 _NAMES: Final = (
     "sums", "raw", "words", "nobody", "", ".", "..", "%2e%2e", "%00", "%ff", "a" * 3_000, "sums%2Finfer", "{name}", "sum s",
@@ -85,8 +85,8 @@ def record_case(random: Random) -> Case:
     path, value = _value(random)
     holder = {"value": value}
     for _ in range(random.choice((0, 1, 1, 2))):
-        where, key = random.choice(list(_nodes(holder)))
-        where[key] = random.choice(ODD)
+        where, key = random.choice(list(nodes(holder)))
+        where[key] = odd(random)
     body = json.dumps(holder.get("value")).encode()
     if random.random() < 0.1:
         body = torn(body, random)

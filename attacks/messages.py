@@ -28,7 +28,7 @@ _METADATA: Final[tuple[tuple[str, tuple[str | bytes, ...]], ...]] = (
 )
 _OTHERS: Final = (
     "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Nobody", "/nobody.Nothing/Call", f"/{SERVICE}/Nobody",
-    f"/{SERVICE}/RepositoryModelLoad",
+    f"/{SERVICE}/RepositoryModelLoad", *(f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo" for v in ("v1", "v1alpha")),
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from attacks.heads import head_case
 from attacks.messages import Callers
 from attacks.target import Held, Options, Target
 from attacks.verdict import Tally
-from attacks.wire import Wire, once, request
+from attacks.wire import BOUND_S, Wire, once, request
 
 Tell = Callable[[str], None]
 FULL_CASES: Final = 100_000
@@ -41,17 +41,24 @@ _MORE_DESCRIPTORS: Final = 20
 _MORE_TASKS: Final = 3
 _MORE_MB: Final = 150.0
 _PEAK_MB: Final = 1_500.0
-_SETTLE_S: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`cases` made by chance; `crowd` idle connections; `seed` decides the cases."""
+    """`cases` made by chance, of the families; `crowd` idle connections; `seed` decides the cases.
+
+    bound_s   an exchange that takes longer hangs
+    settle_s  so long what is held may take to go when nobody asks any more, and
+    stop_s    the door to end when it is told to
+    """
 
     seed: int
     cases: int = FULL_CASES
     crowd: int = crowd.WANTED
-    lists: bool = True
+    families: tuple[str, ...] = (*SHARES, "list")
+    bound_s: float = BOUND_S
+    settle_s: float = 60.0
+    stop_s: float = 60.0
     options: Options = field(default_factory=Options)
 
 
@@ -64,7 +71,7 @@ def run(chosen: Settings, tell: Tell) -> dict[str, Any]:
     try:
         measured = asyncio.run(_Run(chosen, target, tally, tell).all())
     finally:
-        if not target.stop():
+        if not target.stop(chosen.stop_s):
             tally.leak("the door did not end by itself")
         log = target.log.read_text(errors="replace")
         shutil.rmtree(folder, ignore_errors=True)
@@ -73,7 +80,7 @@ def run(chosen: Settings, tell: Tell) -> dict[str, Any]:
     for leak in tally.leaks:
         tell(f"LEAK {leak}")
     if log.strip() and not tally.sound:
-        tell(log[-6_000:])
+        tell(log[-2_000:])
     return tally.document(seed=chosen.seed, seconds=round(time.monotonic() - began, 1), **measured)
 
 
@@ -89,10 +96,11 @@ class _Run:
         watching = asyncio.create_task(self._watch())
         await self._warm_up()
         before = await asyncio.to_thread(self._target.tell)
-        for name, share in SHARES.items():
-            await self._timed(name, partial(self._family, name, int(self._chosen.cases * share)))
-        if self._chosen.lists:
-            await self._timed("list", self._list)
+        for name in self._chosen.families:
+            if name == "list":
+                await self._timed(name, self._list)
+            else:
+                await self._timed(name, partial(self._family, name, int(self._chosen.cases * SHARES[name])))
         idle = 0
         if self._chosen.crowd:
             idle = await crowd.attack(self._target.port, self._chosen.crowd, self._tell, self._tally)
@@ -120,7 +128,8 @@ class _Run:
             for number in range(40):
                 case = make(Random(f"warm/{number}"))
                 sent = request(case.path, case.body, case.headers, case.method)
-                await once(self._target.port, [sent], head=case.method == "HEAD")
+                async with Wire(self._target.port) as wire:
+                    await wire.ask([sent], self._chosen.bound_s, head=case.method == "HEAD")
         callers = Callers(self._target.grpc_port, Tally())
         for number in range(40):
             await callers.case(Random(f"warm/{number}"), "")
@@ -177,7 +186,7 @@ class _Run:
                 for number in numbers:
                     case = _BODIES[name](self._random(name, number))
                     sent = request(case.path, case.body, case.headers, case.method)
-                    outcome = await wire.ask([sent], head=case.method == "HEAD")
+                    outcome = await wire.ask([sent], self._chosen.bound_s, head=case.method == "HEAD")
                     self._tally.note(name, outcome.status, (f"{name}/{number}", sent), outcome.body)
                     if _endless(case):
                         await wire.close()  # what follows of it would be taken for the next answer
@@ -201,9 +210,9 @@ class _Run:
 
     async def _settled(self, before: Held) -> Held:
         """What is held when nobody asks any more; what is too much of it is a leak."""
-        deadline = time.monotonic() + _SETTLE_S
+        deadline = time.monotonic() + self._chosen.settle_s
         while True:
-            held = await asyncio.wait_for(asyncio.to_thread(self._target.tell), _SETTLE_S)
+            held = await asyncio.wait_for(asyncio.to_thread(self._target.tell), BOUND_S)
             leaks = _leaks(before, held)
             if not leaks or time.monotonic() > deadline:
                 break

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,13 +46,14 @@ _START_S: Final = 120.0
 
 @dataclass(frozen=True)
 class Options:
-    """How the door is set: short time-outs, that they can be waited for; `mutant` is one of `attacks.mutants`."""
+    """How the door is set: short time-outs, that they can be waited for; `mutants` are of `attacks.mutants`."""
 
     head_ms: int = 2_000
     body_ms: int = 2_000
     stall_ms: int = 3_000
     keep_alive_ms: int = 10_000
-    mutant: str = ""
+    linger_ms: int = 2_000
+    mutants: tuple[str, ...] = ()
     broker: bool = False
 
 
@@ -71,15 +73,16 @@ class Target:
     """The process, from outside."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "attacks.target", str(folder), json.dumps(asdict(options))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "target.log").open("wb"),
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
         self.log = folder / "target.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "attacks.target", str(folder), json.dumps(asdict(options))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=Path(__file__).parent.parent,
+            )
         self._lines: IO[str] = self.process.stdout  # type: ignore[assignment]  # it is a pipe
         self._orders: IO[str] = self.process.stdin  # type: ignore[assignment]  # it is a pipe
         said = self._answer()
@@ -103,11 +106,11 @@ class Target:
     def memory_mb(self) -> float:
         return float(self._process.memory_info().rss) / 1e6
 
-    def stop(self) -> bool:
-        """End it; whether it came to its end by itself."""
+    def stop(self, timeout_s: float) -> bool:
+        """End it; whether it came to its end by itself, in time."""
         self._orders.close()
         try:
-            self.process.wait(60)
+            self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(20)
@@ -194,6 +197,7 @@ async def _serve(host: Host, options: Options) -> None:
         body_ms=options.body_ms,
         stall_ms=options.stall_ms,
         keep_alive_ms=options.keep_alive_ms,
+        linger_ms=options.linger_ms,
     )
 
     def started(port: int) -> None:
@@ -201,14 +205,14 @@ async def _serve(host: Host, options: Options) -> None:
         threading.Thread(target=inside.listen, daemon=True).start()
 
     served: Any = gateway
-    if options.mutant:
-        served = _broken(gateway, options.mutant)
+    if options.mutants:
+        served = _broken(gateway, options.mutants)
     await serve(served, "127.0.0.1", 0, stop, started, grpc=GrpcDoorAt(0, grpc_ports.append), limits=limits)
 
 
-def _broken(gateway: Gateway, name: str) -> Gateway:
+def _broken(gateway: Gateway, names: Sequence[str]) -> Gateway:
     """The gateway, broken for callers over HTTP and itself for all who look into it."""
-    mutant = Mutant(gateway, MUTANTS[name])
+    mutant = Mutant(gateway, [MUTANTS[name] for name in names])
 
     class Broken(type(gateway)):  # type: ignore[misc]  # made around an instance
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -145,7 +145,7 @@ class Wire:
         return Outcome(status, body, last)
 
 
-async def once(port: int, pieces: Pieces, *, head: bool = False) -> Outcome:
+async def once(port: int, pieces: Pieces) -> Outcome:
     """One exchange on a connection of its own."""
     async with Wire(port) as wire:
-        return await wire.ask(pieces, head=head)
+        return await wire.ask(pieces)

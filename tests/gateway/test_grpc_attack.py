@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.core.limits import MAX_BODY_BYTES, MAX_HEALTH_WATCHES
+from dataflow.core.limits import MAX_BODY_BYTES, MAX_GRPC_ARRIVALS, MAX_HEALTH_WATCHES
 from dataflow.gateway.grpc_proto import SERVICE, STREAM, UNARY
 from tests.conftest import wait_for
 from tests.gateway.fixtures import Responder, fabric_for, plan_of
@@ -57,6 +58,47 @@ def test_bytes_changed_anywhere(both: tuple[Served, Client], data: Any) -> None:
 @given(st.sampled_from(UNARY), st.binary(max_size=50))
 def test_bytes_of_no_meaning(both: tuple[Served, Client], method: str, body: bytes) -> None:
     assert outcome(both[1], method, body) in (CODE.OK, *EXPECTED)
+
+
+OTHERS = (
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_the_other_services_name_what_is_wrong(both: tuple[Served, Client], method: str) -> None:
+    ask = both[1].channel.unary_unary(f"/{method}")
+    code, words, _ = refused(lambda: ask(b"\xff\xff", timeout=60))
+    assert (code, "the message is no grpc." in words) == (CODE.INVALID_ARGUMENT, True)
+
+
+def test_a_call_without_a_message(both: tuple[Served, Client]) -> None:
+    ask = both[1].channel.stream_unary(f"/{SERVICE}/ModelInfer")
+    code, words, _ = refused(lambda: ask(iter(()), timeout=60))
+    assert (code, words) == (CODE.INVALID_ARGUMENT, "the call has no message")
+
+
+def test_messages_that_arrive_are_few() -> None:
+    """Those beyond wait for their turn, and all are answered."""
+    plan = plan_of()
+    fabric = fabric_for(plan)
+    with Responder(fabric, plan), door(plan, fabric) as (served, client):
+        ask = client.channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        held = threading.Event()
+
+        def late() -> Iterator[bytes]:
+            assert held.wait(60)
+            yield GOOD
+
+        slow = [ask.future(late(), timeout=60) for _ in range(MAX_GRPC_ARRIVALS)]
+        more = client.channel.unary_unary(f"/{SERVICE}/ModelInfer").future(GOOD, timeout=60)
+        assert len(served.gateway.exchange.pending) == 0
+        held.set()
+        for call in (*slow, more):
+            assert call.result(60)
 
 
 @given(st.lists(st.binary(max_size=50) | st.just(GOOD), max_size=5))

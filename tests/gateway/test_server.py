@@ -16,6 +16,7 @@ import pytest
 from dataflow.core.errors import DataflowError, TransportError
 from dataflow.core.schema import FieldType, Schema
 from dataflow.gateway.app import Gateway, GatewaySettings
+from dataflow.gateway.connection import DoorLimits
 from dataflow.gateway.server import bind, new_event_loop, serve
 from dataflow.planner.plan import Plan
 from dataflow.transport.api import Fabric
@@ -25,7 +26,9 @@ INFER = "/v2/models/sums/infer"
 
 
 @contextmanager
-def served(plan: Plan, fabric: Fabric, settings: GatewaySettings | None = None) -> Iterator[tuple[int, Any]]:
+def served(
+    plan: Plan, fabric: Fabric, settings: GatewaySettings | None = None, limits: DoorLimits | None = None
+) -> Iterator[tuple[int, Any]]:
     """A gateway on a free port, in a thread as `up` has it; gives the port and a way to stop it."""
     started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
@@ -33,7 +36,14 @@ def served(plan: Plan, fabric: Fabric, settings: GatewaySettings | None = None) 
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         gateway = Gateway(fabric, lambda: {plan.pipeline: plan}, settings)
-        await serve(gateway, "127.0.0.1", 0, stop, lambda port: started.set_result((port, loop, stop)))
+        await serve(
+            gateway,
+            "127.0.0.1",
+            0,
+            stop,
+            lambda port: started.set_result((port, loop, stop)),
+            limits=limits,
+        )
 
     def main() -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
