@@ -57,6 +57,8 @@ class Incident:
     at_s: float
     recovered_s: float
     wrong: str
+    waited: str = ""
+    """For what, where that took long."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 librdkafka's admin client may end its process when a group's coordinator moves while it is asked (its issue 5040), which
 is what this suite makes happen: then the process is started again, and the question was not answered.
 
-``python -m faults.owners BOOTSTRAP`` reads group names, a line each, and answers with a line of JSON:
-``[[topic, partition], ...]`` with each partition as often as members own it, or ``{"error": ...}``.
+``python -m faults.owners BOOTSTRAP`` reads group names, a line each, and answers with a line of JSON: what each member
+has and is to have, ``{MEMBER: {"has": [[topic, partition], ...], "wants": [...] or null}}``, or ``{"error": ...}``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, MemberAssignment, MemberDescription
 
 from faults.wire import QUIET
 
 Place = tuple[str, int]
+Members = dict[str, Any]
 _REQUEST_S: Final = 5.0
 
 
@@ -34,6 +36,10 @@ class Owners:
 
     def ask(self, group: str) -> Counter[Place]:
         """How many members own each partition. Raises KafkaException when there was no answer."""
+        return counted(self.members(group))
+
+    def members(self, group: str) -> Members:
+        """What each member has, and what the group means it to have. Raises KafkaException when there was no answer."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "faults.owners", self._bootstrap],
@@ -52,10 +58,10 @@ class Owners:
             self._process.kill()
             self._process.wait()
             raise ck.KafkaException(ck.KafkaError(ck.KafkaError._FAIL, "the asking process died"))
-        found = json.loads(said)
-        if isinstance(found, dict):
+        found: Members = json.loads(said)
+        if "error" in found:
             raise ck.KafkaException(ck.KafkaError(ck.KafkaError._FAIL, found["error"]))
-        return Counter((str(topic), int(partition)) for topic, partition in found)
+        return found
 
     def close(self) -> None:
         if self._process is not None:
@@ -63,10 +69,26 @@ class Owners:
             self._process.wait()
 
 
-def _answer(admin: AdminClient, group: str) -> list[tuple[str, int]]:
+def counted(members: Members) -> Counter[Place]:
+    """How many members have each partition."""
+    return Counter((topic, partition) for m in members.values() for topic, partition in m["has"])
+
+
+def described(members: Iterable[MemberDescription]) -> Members:
+    """See the module. A member of the classic protocol is not meant to have anything but what it has: null."""
+
+    def places(assignment: MemberAssignment | None) -> list[Place] | None:
+        return assignment and [(p.topic, p.partition) for p in assignment.topic_partitions]
+
+    return {
+        f"{m.client_id} {m.member_id}": {"has": places(m.assignment), "wants": places(m.target_assignment)}
+        for m in members
+    }
+
+
+def _answer(admin: AdminClient, group: str) -> Members:
     asked = admin.describe_consumer_groups([group], request_timeout=_REQUEST_S)[group]
-    members = asked.result(_REQUEST_S + 5).members
-    return [(p.topic, p.partition) for m in members for p in m.assignment.topic_partitions]
+    return described(asked.result(_REQUEST_S + 5).members)
 
 
 def main(bootstrap: str) -> None:

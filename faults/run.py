@@ -24,6 +24,8 @@ Tell = Callable[[str], None]
 # How long a fault may take until all is well again. Generous: a shared machine takes its time.
 SETTLE_S: Final = 90.0
 DRAIN_S: Final = 240.0
+# Of a settling that takes longer it is told what it waited for.
+_LONG_S: Final = 10.0
 # Lines of what is wrong with one invariant.
 _SHOWN: Final = 40
 
@@ -96,6 +98,7 @@ def _story(world: World, chosen: Settings, tell: Tell) -> Judgement:
         tell(
             f"{happened.at_s:6.1f} s  {fault.number + 1}/{len(faults)} {happened.did}; "
             + (happened.wrong or f"all well after {happened.recovered_s:.1f} s")
+            + (f" ({happened.waited})" if happened.waited else "")
         )
     world.feeder.allow(chosen.sizes.records)
     return _end(world, incidents, tell)
@@ -107,7 +110,8 @@ def _one(world: World, fault: Fault, began: float) -> Incident:
     ended = time.monotonic()
     if wrong := world.settle(SETTLE_S):
         world.tell_state(f"{fault.number + 1}")
-    return Incident(fault, did, at_s, time.monotonic() - ended, wrong)
+    recovered_s = time.monotonic() - ended
+    return Incident(fault, did, at_s, recovered_s, wrong, str(world.waits) if recovered_s > _LONG_S else "")
 
 
 def _end(world: World, incidents: list[Incident], tell: Tell) -> Judgement:

@@ -11,7 +11,7 @@ from typing import Final
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from faults.owners import Owners
+from faults.owners import Members, Owners
 from faults.processes import Agent
 from faults.wire import QUIET, consumer
 
@@ -159,6 +159,10 @@ class Watch:
         counts = dict.fromkeys(self.inputs(group), 0) | self._owners.ask(group)
         self.doubles += [f"{group} {p}" for p, count in counts.items() if count > 1]
         return counts
+
+    def members(self, group: str) -> Members:
+        """What each member of a group has and is to have."""
+        return self._owners.members(group)
 
     def stuck_records(self, topics: Sequence[str]) -> int:
         """Records behind transactions that are open and stay so for many times what one takes."""

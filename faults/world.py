@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ GROUPS: Final = (
     Group("dataflow.plain.tag", ("plain.events",), ("plain.tag",), "plain"),
     Group("dataflow.plain.next", ("plain.tag",), ("plain.next",), "plain"),
     Group("dataflow.asked.done", ("asked.events", "asked.requests"), ("asked.done",), "flow"),
+    Group("dataflow.handed.done", ("handed.events", "handed.requests"), ("handed.done",), "gateway"),
 )
 SHARES: Final = {"flow.events": 4 / 7, "kept.events": 2 / 7, "plain.events": 1 / 7}
 """What part of a run's records each input gets."""
@@ -50,6 +53,22 @@ TOPICS: Final = (*SHARES, *(e.topic for p in EDGES.values() for e in p))
 # Which workers do what; with mutants each pipeline has its own, that others are not condemned with it.
 _TOGETHER: Final = {"flow": ("flow", "kept", "asked"), "plain": ("plain",)}
 _APART: Final = {"flow": ("flow", "asked"), "kept": ("kept",), "plain": ("plain",)}
+
+
+class Waits:
+    """For what all the looks of one settling waited, and for how long."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def add(self, wrong: str, seconds: float) -> None:
+        """`wrong` is what a look found: of it, only who it was about counts."""
+        self._seconds[wrong.partition(" stands at ")[0].partition(":")[0]] += seconds
+
+    def __str__(self) -> str:
+        """The longest first; those of less than two seconds are not worth it."""
+        longest = sorted(self._seconds.items(), key=lambda waited: -waited[1])
+        return ", ".join(f"{seconds:.0f} s for {what}" for what, seconds in longest if seconds >= 2)
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class World:
         self.story = Story(seed, sizes.records)
         self.wrong: list[str] = []
         """What the faults themselves found to be wrong."""
+        self.waits = Waits()
         self.holes = ""
         """What was tried of holes in the log."""
         self.factors = [FACTORS[0]]
@@ -139,7 +159,9 @@ class World:
                 self.gateways.append((self._gateway(port), f"http://127.0.0.1:{port}"))
 
     def _gateway(self, port: int) -> Agent:
-        arguments = ["gateway", "--bootstrap", self.brokers.door, "--port", str(port)]
+        # Requests to `handed` are handed over in memory; those to `asked` are shared with the workers, by way of Kafka.
+        arguments = ["serve", "--pipeline", "asked", "--pipeline", "handed", "--no-grpc"]
+        arguments += ["--bootstrap", self.brokers.door, "--port", str(port)]
         return self.stable.start("gateway", arguments)
 
     def _await_ready(self, url: str) -> None:
@@ -165,9 +187,10 @@ class World:
         "" when that came in time, else what is not so.
         """
         deadline = time.monotonic() + timeout_s
+        self.waits = Waits()
         marks: dict[str, dict[Place, int]] = {}
         wrong = "nothing was looked at"
-        while time.monotonic() < deadline:
+        while (began := time.monotonic()) < deadline:
             self.heal()
             try:
                 wrong = ""
@@ -178,6 +201,7 @@ class World:
             except ck.KafkaException as error:
                 wrong = f"the cluster does not answer: {error}"
             time.sleep(_LOOK_S)
+            self.waits.add(wrong, time.monotonic() - began)
         return wrong
 
     def _unsettled(self, group: str, marks: dict[str, dict[Place, int]]) -> str:
@@ -194,7 +218,7 @@ class World:
         return ""
 
     def tell_state(self, name: str) -> None:
-        """Have workers say what they have in hand, and put aside what clients say of themselves (FAULTS_STATS)."""
+        """Have workers say what they have in hand; put aside what clients say of themselves (FAULTS_STATS), and groups."""
         for crew in self.crews.values():
             for agent in crew.members:
                 if agent.working:
@@ -203,6 +227,15 @@ class World:
             kept = self.folder / "stuck" / name / path.parent.name / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, kept)
+        groups = self.folder / "stuck" / name / "groups.json"
+        groups.parent.mkdir(parents=True, exist_ok=True)
+        groups.write_text(json.dumps({group: self._members(group) for group in self.watch.groups}, indent=1))
+
+    def _members(self, group: str) -> object:
+        try:
+            return self.watch.members(group)
+        except ck.KafkaException as error:
+            return f"no answer: {error}"
 
     def drained(self, timeout_s: float) -> str:
         """Wait until all groups are at the end of what they read; "" or who is not."""

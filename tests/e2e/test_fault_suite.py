@@ -10,13 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka as ck
 import numpy as np
 import pytest
+from confluent_kafka.admin import MemberAssignment, MemberDescription
 
 from faults.evidence import Found
+from faults.owners import counted, described
 from faults.schedule import FULL, QUICK, schedule
 from faults.story import EDGES, LATE, PARTITIONS, PIECES, Edge, Story, murmur2, word
 from faults.verdicts import judge_edge
+from faults.world import Waits
 
 ROOT = Path(__file__).parent.parent.parent
 broker = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -153,6 +157,34 @@ def test_the_hash_of_keys_is_that_of_the_clients() -> None:
 
     for text in (b"", b"a", b"w17", b"four", b"more than four bytes of a key"):
         assert murmur2(text) % 12 == theirs(text, 12)
+
+
+def test_a_member_is_told_apart_from_what_it_is_to_have() -> None:
+    """A group that stands still because a member never gave up a partition shows there, and nowhere else."""
+
+    def places(*numbers: int) -> MemberAssignment:
+        return MemberAssignment([ck.TopicPartition("t", n) for n in numbers])
+
+    members = described(
+        [
+            MemberDescription("m1", "c", "h", places(), target_assignment=places(0, 1)),
+            MemberDescription("m2", "c", "h", places(2)),
+        ]
+    )
+    assert members == {
+        "c m1": {"has": [], "wants": [("t", 0), ("t", 1)]},
+        "c m2": {"has": [("t", 2)], "wants": None},
+    }
+    assert counted(members) == {("t", 2): 1}
+
+
+def test_what_a_settling_waited_for_is_summed_up() -> None:
+    waits = Waits()
+    for offset in range(3):
+        waits.add(f"group g stands at {{('t', 0): ({offset}, 9)}}", 1.5)
+    waits.add("owners of h: {('t', 0): 0}", 2.5)
+    waits.add("the cluster does not answer: timed out", 0.5)
+    assert str(waits) == "4 s for group g, 2 s for owners of h"
 
 
 def test_a_seed_decides_the_faults_and_the_input() -> None:
