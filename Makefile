@@ -41,8 +41,8 @@ format: setup ## rewrite the code in house style
 docs: setup ## write the generated reference
 	$(RUN) dataflow reference --write docs/reference
 
-bench: setup ## all benchmarks; results in benchmarks/results
-	$(RUN) python -m benchmarks all
+bench: setup ## all benchmarks, other servers included; results in benchmarks/results, docs/benchmarks.md; BENCH_ARGS=--quick
+	$(RUN) python -m benchmarks all $(BENCH_ARGS)
 
 faults: setup ## kill, freeze, cut and overfill a running engine for 20 minutes; FAULTS_ARGS="--quick --seed 7"
 	$(RUN) python -m faults $(FAULTS_ARGS)

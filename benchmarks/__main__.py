@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--quick]`: the last line printed is the result as JSON."""
+"""`python -m benchmarks NAME [--quick]`: the last line printed is the result as JSON. `report` writes the page of all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from benchmarks import guarantees, join, memory, onnx_model, passthrough, state, sync_plain
 from benchmarks.cluster import Cluster, started
+from benchmarks.page import PAGE, page
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
 from benchmarks.servers import committed, five_nodes, open_loop, sync, tensors
 
@@ -47,7 +48,7 @@ def measure(name: str, *, quick: bool, results: Path = RESULTS, say: Callable[[s
 
 
 @click.command()
-@click.argument("name", type=click.Choice([*BENCHMARKS, "all"]))
+@click.argument("name", type=click.Choice([*BENCHMARKS, "all", "report"]))
 @click.option("--quick", is_flag=True, help="Few records and one pair: does it run, not how fast is it.")
 @click.option(
     "--results",
@@ -55,14 +56,27 @@ def measure(name: str, *, quick: bool, results: Path = RESULTS, say: Callable[[s
     default=RESULTS,
     help="Folder for the raw numbers.",
 )
-def main(name: str, quick: bool, results: Path) -> None:
-    """Measure NAME. Exit code 1 when it failed to measure; a goal that is missed is told, not an error."""
-    try:
-        for each in BENCHMARKS if name == "all" else (name,):
+@click.option(
+    "--page",
+    "page_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=PAGE,
+    help="Where `report`, and `all` at its end, write what the raw numbers say.",
+)
+def main(name: str, quick: bool, results: Path, page_path: Path) -> None:
+    """Measure NAME, or write the page of all results. Exit code 1 when one failed to measure; a goal that is missed is
+    told, not an error."""
+    failed = False
+    for each in BENCHMARKS if name == "all" else () if name == "report" else (name,):
+        try:
             measure(each, quick=quick, results=results, say=click.echo)
-    except BenchmarkError as error:
-        tell(f"Error: {error}")
-        sys.exit(1)
+        except BenchmarkError as error:
+            tell(f"Error: {each}: {error}")
+            failed = True
+    if name == "report" or (name == "all" and not quick):
+        page_path.write_text(page(results, BENCHMARKS))
+        tell(f"written: {page_path}")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

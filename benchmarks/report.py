@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from dataflow.broker.settings import KAFKA_VERSION
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -99,7 +101,8 @@ def _machine() -> dict[str, Any]:
         ]
         cpu = names[0] if names else cpu
     load = os.getloadavg() if hasattr(os, "getloadavg") else ()
-    return {"system": platform.platform(), "cpu": cpu, "cores": os.cpu_count(), "load_average": [*load]}
+    return {"system": platform.platform(), "cpu": cpu, "cores": os.cpu_count(), "load_average": [*load],
+            "memory_gb": round(psutil.virtual_memory().total / 1e9)}  # fmt: skip
 
 
 def _versions() -> dict[str, str]:

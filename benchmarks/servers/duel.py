@@ -60,7 +60,7 @@ class Length:
 
     @staticmethod
     def of(*, quick: bool) -> Length:
-        return Length(1, 0.4, 0.3) if quick else Length(5, 3.0, 1.0)
+        return Length(1, 0.2, 0.1) if quick else Length(5, 3.0, 1.0)
 
 
 @dataclass(frozen=True)

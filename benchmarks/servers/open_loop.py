@@ -36,7 +36,7 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
 
 def compare(cluster: Cluster, peer: Peer, *, quick: bool) -> Outcome:
     """With any server as the peer; one that cannot be installed or started is not beaten."""
-    length = Length(1, 0.5, 0.3) if quick else Length(3, 4.0, 1.0)
+    length = Length(1, 0.3, 0.1) if quick else Length(3, 4.0, 1.0)
     shares = (0.4, 1.2) if quick else SHARES
     there = scene(cluster, "durable")
     reason, capacity, beside = "", {"ours": _capacity(cluster, there.ours, there.load, length)}, Runs()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, state
+from benchmarks import memory, state, sync_plain
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.cluster import started
 from benchmarks.peers import PeerError, run_command
@@ -27,6 +27,7 @@ def test_it_measures_and_checks(
     name: str, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "QUICK_RECORDS", 10_000)  # its size is not asked here
+    monkeypatch.setattr(sync_plain, "PEERS", ())  # nor is a server of others installed
     with started(bootstrap) as cluster:
         outcome = BENCHMARKS[name](cluster, quick=True)
     document = json.loads(save(outcome, tmp_path, quick=True).read_text())
