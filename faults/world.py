@@ -42,7 +42,6 @@ GROUPS: Final = (
     Group("dataflow.plain.tag", ("plain.events",), ("plain.tag",), "plain"),
     Group("dataflow.plain.next", ("plain.tag",), ("plain.next",), "plain"),
     Group("dataflow.asked.done", ("asked.events", "asked.requests"), ("asked.done",), "flow"),
-    Group("dataflow.handed.done", ("handed.events", "handed.requests"), ("handed.done",), "gateway"),
 )
 SHARES: Final = {"flow.events": 4 / 7, "kept.events": 2 / 7, "plain.events": 1 / 7}
 """What part of a run's records each input gets."""
@@ -159,9 +158,7 @@ class World:
                 self.gateways.append((self._gateway(port), f"http://127.0.0.1:{port}"))
 
     def _gateway(self, port: int) -> Agent:
-        # Requests to `handed` are handed over in memory; those to `asked` are shared with the workers, by way of Kafka.
-        arguments = ["serve", "--pipeline", "asked", "--pipeline", "handed", "--no-grpc"]
-        arguments += ["--bootstrap", self.brokers.door, "--port", str(port)]
+        arguments = ["gateway", "--bootstrap", self.brokers.door, "--port", str(port)]
         return self.stable.start("gateway", arguments)
 
     def _await_ready(self, url: str) -> None:
