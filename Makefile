@@ -5,7 +5,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help setup demo test check format bench faults soak docs build clean
+.PHONY: help setup demo test check format bench faults attacks soak docs build clean
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -46,6 +46,9 @@ bench: setup ## all benchmarks, other servers included; results in benchmarks/re
 
 faults: setup ## kill, freeze, cut and overfill a running engine for 20 minutes; FAULTS_ARGS="--quick --seed 7"
 	$(RUN) python -m faults $(FAULTS_ARGS)
+
+attacks: setup ## more than 100,000 cases of what strangers may send to a gateway; ATTACKS_ARGS="--quick --seed 7"
+	$(RUN) python -m attacks $(ATTACKS_ARGS)
 
 soak: setup ## ten minutes of steady load: memory, threads, descriptors and lag stay flat; SOAK_ARGS="--minutes 60"
 	$(RUN) python -m scripts.soak $(SOAK_ARGS)

@@ -18,6 +18,7 @@ from dataflow.core.errors import DataflowError
 
 if TYPE_CHECKING:
     from dataflow.cli.fleet import Place
+    from dataflow.gateway.connection import DoorLimits
     from dataflow.gateway.server import GrpcDoorAt
     from dataflow.spec import Project
 
@@ -88,6 +89,7 @@ class Door:
         self.port = declared.port if port is None else port
         token = os.environ.get("DATAFLOW_TOKEN") or declared.token
         self.tokens = {token: frozenset({"private"})} if token else {}
+        self._limits = declared.limits
         self._grpc_port = grpc_port
         self._grpc_address = ""
         self._state = state_folder / ".dataflow" / STATE_FILE if state_folder is not None else None
@@ -103,6 +105,13 @@ class Door:
             bind(self.host, self._grpc_port).close()  # cannot be kept, but that it is taken is told now
         self.reserved = bind(self.host, self.port)
         return self.reserved
+
+    @property
+    def limits(self) -> DoorLimits:
+        """What connections to the HTTP door may do."""
+        from dataflow.gateway.connection import DoorLimits
+
+        return DoorLimits(**self._limits.model_dump())
 
     @property
     def grpc(self) -> GrpcDoorAt | None:

@@ -123,5 +123,13 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "grpc": "Whether the gRPC door is opened as well, where grpcio is installed.",
         "grpc_port": "Port of the gRPC door; 0 takes a free one.",
         "token": "What callers must send as `Authorization: Bearer`; needed off loopback.",
+        "limits": "What connections may do.",
+    },
+    "LimitsSpec": {
+        "connections": "Connections at once; fewer where the system allows fewer open files.",
+        "head": "How long the line and the headers of a request may take.",
+        "body": "How long a body may take, and a second more for each 16 KiB of it.",
+        "stall": "How long a caller may take nothing of an answer.",
+        "keep_alive": "How long an idle connection is kept, in whole seconds.",
     },
 }

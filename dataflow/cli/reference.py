@@ -260,6 +260,7 @@ def declarations() -> Mapping[str, list[tuple[str, type[BaseModel]]]]:
         ],
         "Project (dataflow.yaml)": [
             ("", documents.ProjectSpec), ("kafka", documents.KafkaSpec), ("gateway", documents.GatewaySpec),
+            ("gateway: limits", documents.LimitsSpec),
         ],
     }  # fmt: skip
 

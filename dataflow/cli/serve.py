@@ -312,7 +312,9 @@ def _serve(
         try:
             async with _reloading(reloader, stopping):
                 started = partial(_announce, door, running, bootstrap)
-                await serve(served, door.host, door.port, stopping, started, door.reserved, door.grpc)
+                await serve(
+                    served, door.host, door.port, stopping, started, door.reserved, door.grpc, door.limits
+                )
         finally:
             stop.set()  # else its waiter would keep the process
             await waiter

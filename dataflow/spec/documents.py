@@ -21,13 +21,18 @@ from pydantic import (
 
 from dataflow.core.errors import SpecError
 from dataflow.core.limits import (
+    BODY_TIMEOUT_MS,
     DEFAULT_DEADLINE_MS,
     EDGE_RETENTION_BYTES,
     EDGE_RETENTION_MS,
+    HEAD_TIMEOUT_MS,
+    KEEP_ALIVE_MS,
     MAX_ATTEMPTS,
+    MAX_CONNECTIONS,
     MAX_DEADLINE_MS,
     RETRY_BACKOFF_MAX_MS,
     RETRY_BACKOFF_MS,
+    STALL_TIMEOUT_MS,
 )
 from dataflow.spec.fields import Strict, or_shorthand
 from dataflow.spec.problems import Fault, wrong
@@ -238,6 +243,16 @@ def _setting(name: str, value: object, folder: Path) -> str:
         raise SpecError(f"kafka: {name}: cannot read '{value['file']}': {error.strerror}") from error
 
 
+class LimitsSpec(Strict):
+    """What connections to the HTTP door may do; the defaults' reasons are among the limits below."""
+
+    connections: int = Field(default=MAX_CONNECTIONS, ge=1)
+    head_ms: Duration = Field(default=HEAD_TIMEOUT_MS, alias="head")
+    body_ms: Duration = Field(default=BODY_TIMEOUT_MS, alias="body")
+    stall_ms: Duration = Field(default=STALL_TIMEOUT_MS, alias="stall")
+    keep_alive_ms: Duration = Field(default=KEEP_ALIVE_MS, alias="keep_alive")
+
+
 class GatewaySpec(Strict):
     """The HTTP door and, on the same host, the gRPC door; only loopback unless a token is set."""
 
@@ -246,6 +261,7 @@ class GatewaySpec(Strict):
     grpc: bool = True
     grpc_port: int = Field(default=0, ge=0, le=65_535)
     token: str = Field(default="", repr=False)
+    limits: LimitsSpec = LimitsSpec()
 
 
 class ProjectSpec(Document):

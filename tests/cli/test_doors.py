@@ -10,6 +10,7 @@ import pytest
 from dataflow.cli import doors
 from dataflow.cli.doors import Door, grpc_port_of
 from dataflow.core.errors import DataflowError
+from dataflow.gateway.connection import DoorLimits
 from dataflow.spec import Project, load_project
 
 
@@ -63,3 +64,10 @@ def test_a_grpc_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path
         door = Door(project(tmp_path), None, 0, None, taken.getsockname()[1])
         with pytest.raises(DataflowError, match="cannot listen on"):
             door.reserve()
+
+
+def test_limits_of_connections_are_set_in_the_project(tmp_path: Path) -> None:
+    said = "gateway: {limits: {connections: 7, head: 5s, keep_alive: 5m}}"
+    door = Door(project(tmp_path, said), None, 0, None, None)
+    assert door.limits == DoorLimits(connections=7, head_ms=5_000, keep_alive_ms=300_000)
+    assert Door(project(tmp_path), None, 0, None, None).limits == DoorLimits()
