@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import click
 
-from benchmarks import guarantees, join, memory, onnx_model, passthrough, state, sync_plain
+from benchmarks import guarantees, join, many_pipelines, memory, onnx_model, passthrough, state, sync_plain
 from benchmarks.cluster import Cluster, started
 from benchmarks.page import PAGE, page
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
@@ -35,6 +35,7 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "sync-grpc": tensors.run_grpc,
     "five-nodes": five_nodes.run,
     "open-loop": open_loop.run,
+    "many-pipelines": many_pipelines.run,
 }
 
 

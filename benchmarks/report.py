@@ -48,8 +48,9 @@ class Result:
 
 
 def tightest(name: str, found: Mapping[str, Result]) -> Result:
-    """Of a benchmark's several goals the one that is furthest from being reached, or is by the least."""
-    return replace(min(found.values(), key=lambda r: r.ratio / r.goal), name=name)
+    """Of a benchmark's several goals the one that is furthest from being reached, or is by the least; 0 is no goal."""
+    goals = [result for result in found.values() if result.goal]
+    return replace(min(goals, key=lambda r: r.ratio / r.goal), name=name)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def test_raw_numbers_say_where_they_come_from(tmp_path: Path) -> None:
 
 def test_of_several_goals_the_one_that_is_furthest_away_is_told() -> None:
     far, held = Result.of("far", 1.0, 2.0, 0.5, 0.6), Result.of("held", 9.0, 3.0, 3.0, 1.0)
-    told = tightest("both", {"far": far, "held": held})
+    beside = Result.of("beside", 1.0, 9.0, 0.1, 0.0)  # measured, without a goal
+    told = tightest("both", {"far": far, "held": held, "beside": beside})
     assert (told.name, told.ratio, told.goal, told.holds) == ("both", 0.5, 0.6, False)
 
 

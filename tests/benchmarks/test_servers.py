@@ -152,7 +152,7 @@ def test_peers_are_told_apart_and_of_fixed_versions() -> None:
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sync-eager", "five-nodes"])
+@pytest.mark.parametrize("name", ["sync-eager", "five-nodes", "many-pipelines"])
 def test_it_measures_ours(name: str, bootstrap: str, tmp_path: Path) -> None:
     with started(bootstrap) as cluster:
         outcome = BENCHMARKS[name](cluster, quick=True)
