@@ -170,6 +170,22 @@ def test_at_the_end_an_idle_connection_has_a_last_request(asked: bool) -> None:
         assert caller.answer() is None
 
 
+def test_a_stream_ends_with_its_connection_also_when_requests_wait_behind_it() -> None:
+    plan = plan_of()
+    taps: list[int] = []
+
+    def observed(_: str, kind: str, status: int, __: float) -> None:
+        if kind == "tap":
+            taps.append(status)
+
+    with served(plan, fabric_for(plan), observe=observed) as (port, _), Caller(port) as caller:
+        caller.socket.sendall(b"GET /taps/sums/sum HTTP/1.1\r\nHost: localhost\r\n\r\n" + LIVE)
+        head = caller.socket.recv(1_000)
+        assert head.startswith(b"HTTP/1.1 200")
+        caller.socket.shutdown(socket.SHUT_RDWR)
+        wait_for(lambda: taps == [200], "the tap to end")
+
+
 def test_connections_need_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))

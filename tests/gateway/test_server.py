@@ -27,7 +27,11 @@ INFER = "/v2/models/sums/infer"
 
 @contextmanager
 def served(
-    plan: Plan, fabric: Fabric, settings: GatewaySettings | None = None, limits: DoorLimits | None = None
+    plan: Plan,
+    fabric: Fabric,
+    settings: GatewaySettings | None = None,
+    limits: DoorLimits | None = None,
+    **providers: Any,
 ) -> Iterator[tuple[int, Any]]:
     """A gateway on a free port, in a thread as `up` has it; gives the port and a way to stop it."""
     started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -35,7 +39,7 @@ def served(
     async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        gateway = Gateway(fabric, lambda: {plan.pipeline: plan}, settings)
+        gateway = Gateway(fabric, lambda: {plan.pipeline: plan}, settings, **providers)
         await serve(
             gateway,
             "127.0.0.1",
