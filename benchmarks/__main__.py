@@ -9,7 +9,17 @@ from typing import Final, Protocol
 
 import click
 
-from benchmarks import guarantees, join, many_pipelines, memory, onnx_model, passthrough, state, sync_plain
+from benchmarks import (
+    guarantees,
+    join,
+    many_pipelines,
+    memory,
+    onnx_model,
+    passthrough,
+    passthrough_peers,
+    state,
+    sync_plain,
+)
 from benchmarks.cluster import Cluster, started
 from benchmarks.page import PAGE, page
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
@@ -36,6 +46,7 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "five-nodes": five_nodes.run,
     "open-loop": open_loop.run,
     "many-pipelines": many_pipelines.run,
+    "passthrough-peers": passthrough_peers.run,
 }
 
 

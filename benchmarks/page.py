@@ -89,6 +89,8 @@ def _tables(raw: Mapping[str, Any]) -> list[str]:
         parts.append(_goals(raw["goals"]))
     if "peers" in raw:
         parts += ["### Each peer\n", _peers(raw["peers"])]
+    if "engines" in raw:
+        parts += ["### Each engine\n", _engines(raw["engines"])]
     if "beside" in raw and "alone" in raw:
         parts += ["### At the same rates\n", _rates(raw["beside"]), "### Ours alone\n", _rates(raw["alone"])]
     if "ceiling of the client" in raw:
@@ -138,6 +140,23 @@ def _peers(peers: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append((name, "", f"not measured: {_short(peer['not measured'])}", "", "", "", ""))
     head = ("peer / ours", "callers", "p50 ms", "p99 ms", "requests/s", "CPU us a request", "memory MB")
     return _table(head, rows)
+
+
+def _engines(engines: Mapping[str, Mapping[str, Any]]) -> str:
+    """CPU and memory are those of the whole run, the start included."""
+    rows = []
+    for name, engine in engines.items():
+        if "not measured" in engine:
+            rows.append((name, f"not measured: {_short(engine['not measured'])}", "", "", ""))
+            continue
+        runs = engine["runs"]
+        both = (
+            " / ".join(_number(median([run[key] for run in runs[side]])) for side in ("theirs", "ours"))
+            for key in ("rate", "cpu_us", "pss_mb")
+        )
+        whole = all(run["complete"] for run in runs["theirs"])
+        rows.append((name, *both, "" if whole else "stopped before its end"))
+    return _table(("engine / ours", "records/s", "CPU us a record", "memory MB", ""), rows)
 
 
 def _rates(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -21,13 +21,17 @@ class PeerError(Exception):
     """A peer that could not be installed or did not start; the message says why."""
 
 
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dataflow" / "peers"
+
+
 def python_of(requirement: str, *more: str) -> str:
     """The interpreter of an environment that has `requirement` (NAME==VERSION) and `more`, installed on first use.
 
     Raises PeerError.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = (Path(base) if base else Path.home() / ".cache") / "dataflow" / "peers"
+    cache = cache_folder()
     name = requirement.replace("[", "-").replace("]", "")
     folder = cache / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
     python, installed = folder / "bin" / "python", folder / "installed"

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.cluster import Cluster, started
 from benchmarks.page import PAGE, page
-from benchmarks.report import RESULTS, BenchmarkError, save
+from benchmarks.report import RESULTS, BenchmarkError, Outcome, Result, save
 from benchmarks.servers import open_loop, tensors
 from benchmarks.servers.catalogue import ALL, HAND_WRITTEN, Model, Peer
 from benchmarks.servers.duel import Duels, Goal, Length, ceiling, outcome, ratios, result_of
@@ -176,6 +176,16 @@ def test_an_open_loop_measures_both(bootstrap: str, tmp_path: Path) -> None:
 
 def test_the_page_is_what_the_results_make_of_it() -> None:
     assert PAGE.read_text() == page(RESULTS, BENCHMARKS), "python -m benchmarks report"
+
+
+def test_the_page_shows_engines_that_did_not_finish(tmp_path: Path) -> None:
+    run = {"rate": 5_000, "cpu_us": 200.0, "pss_mb": 80.0, "complete": False}
+    engines = {"Faust": {"runs": {"ours": [run], "theirs": [run]}}, "Other": {"not measured": "no jars"}}
+    result = Result.of("passthrough-peers", 1.0, 1.0, 1.0, 1.2)
+    save(Outcome(result, "records/s", {"engines": engines}), tmp_path, quick=False)
+    told = page(tmp_path, BENCHMARKS)
+    assert "| Faust | 5,000 / 5,000 | 200 / 200 | 80 / 80 | stopped before its end |" in told
+    assert "| Other | not measured: no jars |" in told
 
 
 def test_a_miss_stays_a_miss(tmp_path: Path) -> None:
