@@ -1,4 +1,7 @@
-"""What schemathesis makes of the gateway's own description: requests that fit it, and requests that do not."""
+"""What schemathesis makes of the gateway's own description: requests that fit it, and requests that do not.
+
+Answers must be as described: a status that is named there, its content type, headers and schema.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,25 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import Case, GenerationMode
+from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from attacks.verdict import HUNG, Tally
 from attacks.wire import BOUND_S
 
 FAMILY: Final = "described"
+_CHECKS: Final = (
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+)
 # Names that are there, so that more is reached than "no such pipeline".
 _KNOWN: Final = {"name": "sums", "pipeline": "sums", "node": "sum", "edge": "sum"}
 
@@ -37,6 +53,15 @@ def attack(port: int, cases: int, number: int, tally: Tally) -> None:
 def _streams(operation: Any) -> bool:
     """Whether its answer has no end: the list has attacks of its own on those."""
     return "text/event-stream" in str(operation.definition.raw.get("responses", {}).get("200"))
+
+
+def _otherwise(case: Case[Any], answer: Any) -> str:
+    """How an answer differs from what the description says of it; "" if it does not."""
+    try:
+        case.validate_response(answer, checks=list(_CHECKS))
+    except (Failure, FailureGroup) as failure:
+        return str(failure)
+    return ""
 
 
 def _attack_one(
@@ -70,7 +95,11 @@ def _attack_one(
         except requests.RequestException as error:
             tally.note(FAMILY, "not sent", label, error)
         else:
-            tally.note(FAMILY, answer.status_code, (label, case.body), answer.text)
+            said = _otherwise(case, answer)
+            if said and answer.status_code < 500:
+                tally.wrong(FAMILY, answer.status_code, (label, case.body), f"not as described: {said}")
+            else:
+                tally.note(FAMILY, answer.status_code, (label, case.body), answer.text)
 
     try:
         run()
