@@ -10,13 +10,15 @@ from typing import Final
 
 import httpx
 
-_PAUSE_S: Final = 0.2
+PIPELINES: Final = ("asked", "handed")
+_PAUSE_S: Final = {"asked": 0.2, "handed": 0.03}
 
 
 @dataclass(frozen=True)
 class Answer:
     """What one caller was told. `status` 0: nothing, the connection broke or the caller gave up."""
 
+    pipeline: str
     n: int
     status: int
     record_id: str
@@ -28,9 +30,8 @@ class Answer:
 class Callers:
     """Threads that ask one question after another; `urls` are the gateways of the moment, by their caller."""
 
-    def __init__(self, urls: Callable[[int], str], count: int, pipeline: str = "asked") -> None:
+    def __init__(self, urls: Callable[[int], str], count: int) -> None:
         self._urls = urls
-        self._path = f"/pipelines/{pipeline}"
         self._stop = threading.Event()
         self._next = 0
         self._lock = threading.Lock()
@@ -48,14 +49,15 @@ class Callers:
 
     def _ask(self, place: int) -> None:
         client = httpx.Client(timeout=30)
-        while not self._stop.wait(_PAUSE_S):
+        pipeline = PIPELINES[place // 2 % 2]
+        while not self._stop.wait(_PAUSE_S[pipeline]):
             url = self._urls(place)
             if not url:
                 continue
             with self._lock:
                 n = self._next = self._next + 1
                 self.waiting += 1
-            answer = self._one(client, url, n)
+            answer = self._one(client, url, pipeline, n)
             with self._lock:
                 self.waiting -= 1
                 self.answers.append(answer)
@@ -64,13 +66,19 @@ class Callers:
                 client = httpx.Client(timeout=30)
         client.close()
 
-    def _one(self, client: httpx.Client, url: str, n: int) -> Answer:
+    def _one(self, client: httpx.Client, url: str, pipeline: str, n: int) -> Answer:
         began = time.monotonic()
         try:
-            said = client.post(f"{url}{self._path}", json={"n": n})
+            said = client.post(f"{url}/pipelines/{pipeline}", json={"n": n})
         except httpx.HTTPError:
-            return Answer(n, 0, "", None, began, time.monotonic() - began)
+            return Answer(pipeline, n, 0, "", None, began, time.monotonic() - began)
         told = said.json().get("answer") if said.status_code == 200 else None
         return Answer(
-            n, said.status_code, said.headers.get("df-id", ""), told, began, time.monotonic() - began
+            pipeline,
+            n,
+            said.status_code,
+            said.headers.get("df-id", ""),
+            told,
+            began,
+            time.monotonic() - began,
         )

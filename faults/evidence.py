@@ -10,6 +10,7 @@ from typing import Any, Final
 import confluent_kafka as ck
 import numpy as np
 
+from faults.callers import PIPELINES
 from faults.reader import Seen, note
 from faults.story import PIECES, Edge, Integers, Story, total
 from faults.wire import Schemas, header, read_all
@@ -69,8 +70,8 @@ class Evidence:
     inputs: dict[str, Found]
     poison: dict[str, list[tuple[int, int, bytes]]]
     letters: list[Letter]
-    requests: list[tuple[str, int]]
-    answers: list[tuple[str, int, int]]
+    requests: dict[str, list[tuple[str, int]]]  # by pipeline
+    answers: dict[str, list[tuple[str, int, int]]]
     seen: Seen
 
 
@@ -83,7 +84,7 @@ def gather(
     """Read everything. Edges by pipeline; a pipeline's input is `PIPELINE.events`."""
     schemas = Schemas(bootstrap)
     schemas.read()
-    made = Evidence({}, {}, {}, [], [], [], {})
+    made = Evidence({}, {}, {}, [], {}, {}, {})
     by_topic = {e.topic: e for several in edges.values() for e in several}
     made.edges = {t: Found(t) for t in by_topic}
     made.inputs = {f"{p}.events": Found(f"{p}.events") for p in edges}
@@ -100,7 +101,8 @@ def gather(
 
     read_all(bootstrap, [*made.inputs, *made.edges], take)
     read_all(bootstrap, [letters_topic], lambda ms: made.letters.extend(_letter(schemas, m) for m in ms))
-    _gather_asked(bootstrap, schemas, made)
+    for pipeline in PIPELINES:
+        _gather_asked(bootstrap, schemas, made, pipeline)
     return made
 
 
@@ -140,19 +142,21 @@ def _letter(schemas: Schemas, message: ck.Message) -> Letter:
     )
 
 
-def _gather_asked(bootstrap: str, schemas: Schemas, made: Evidence) -> None:
+def _gather_asked(bootstrap: str, schemas: Schemas, made: Evidence, pipeline: str) -> None:
     """Requests and their committed answers: id and number, and what the answer says."""
+    asked = made.requests[pipeline] = []
+    answered = made.answers[pipeline] = []
 
     def requests(messages: Sequence[ck.Message]) -> None:
-        made.requests += [(header(m, "df-id").decode(), schemas.decode(m)["n"]) for m in messages]
+        asked.extend((header(m, "df-id").decode(), schemas.decode(m)["n"]) for m in messages)
 
     def answers(messages: Sequence[ck.Message]) -> None:
         for message in messages:
             value: dict[str, Any] = schemas.decode(message)
-            made.answers.append((header(message, "df-id").decode(), value["n"], value["answer"]))
+            answered.append((header(message, "df-id").decode(), value["n"], value["answer"]))
 
-    read_all(bootstrap, ["asked.requests"], requests)
-    read_all(bootstrap, ["asked.done"], answers)
+    read_all(bootstrap, [f"{pipeline}.requests"], requests)
+    read_all(bootstrap, [f"{pipeline}.done"], answers)
 
 
 def uncommitted(bootstrap: str, topics: Sequence[str]) -> dict[str, int]:

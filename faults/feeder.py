@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 import threading
 import time
+import uuid
 from typing import Any, Final
 
 import confluent_kafka as ck
@@ -24,6 +26,7 @@ class Feeder:
         self._story = story
         self._topics = topics
         self._schemas = {t: schemas.like(set(self._event(t, 0))) for t in topics}
+        self._question = schemas.like({"n"})
         self._producer = ck.Producer(
             {
                 **QUIET,
@@ -61,6 +64,27 @@ class Feeder:
                     key, value = f"w{number % 97}".encode(), b"\x00\xffpoison %d" % number
                     sent.append((key, value))
                     self._send(topic, key, value, [])
+
+    def send_foreign(self, topic: str, partitions: int, count: int, chance: random.Random) -> None:
+        """Write questions that no caller asked to a topic of requests, a few at a time."""
+        fingerprint, schema = self._question
+        for _ in range(count):
+            body = io.BytesIO()
+            fastavro.schemaless_writer(body, schema, {"n": chance.randrange(1 << 40)})
+            head = [
+                ("df-schema", fingerprint),
+                ("df-id", str(uuid.UUID(int=chance.getrandbits(128))).encode()),
+            ]
+            with self._lock:
+                self._producer.produce(
+                    topic,
+                    body.getvalue(),
+                    None,
+                    chance.randrange(partitions),
+                    headers=head,
+                    on_delivery=self._delivered,
+                )
+            time.sleep(chance.uniform(0, 0.02))
 
     @property
     def done(self) -> bool:

@@ -216,6 +216,23 @@ def _kill_gateway(world: World, _choice: str, chance: random.Random) -> str:
     return f"kill -9 of a gateway with {waiting} callers waiting"
 
 
+def _freeze_gateway(world: World, _choice: str, chance: random.Random) -> str:
+    """SIGSTOP a process that requests are handed to, until its partitions are another's; then it goes on, and knows nothing."""
+    agent, _ = chance.choice(world.gateways)
+    held_s = chance.uniform(SESSION_S + 0.5, SESSION_S + 4)
+    agent.signal(signal.SIGSTOP)
+    time.sleep(held_s)
+    agent.signal(signal.SIGCONT)
+    return f"SIGSTOP of a gateway that works, for {held_s:.1f} s"
+
+
+def _foreign_writer(world: World, _choice: str, chance: random.Random) -> str:
+    """Write to the lanes of `handed` while requests are handed to them."""
+    count = chance.randrange(100, 300)
+    world.feeder.send_foreign("handed.requests", 2, count, chance)
+    return f"{count} records of a stranger on the lanes of a gateway"
+
+
 def _step_clock(world: World, _choice: str, chance: random.Random) -> str:
     steps = [chance.choice([-3600.0, -30.0, -1.0, 1.0, 30.0, 3600.0]) for _ in range(3)]
     for step in steps:
@@ -253,6 +270,8 @@ _INJECTORS: Final[Mapping[str, Callable[[World, str, random.Random], str]]] = {
     "full disk": _full_disk,
     "slow node": _slow_node,
     "kill gateway": _kill_gateway,
+    "freeze gateway": _freeze_gateway,
+    "foreign writer": _foreign_writer,
     "step clock": _step_clock,
     "poison": _poison,
     "change model": _change_model,

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from faults import conduct
+from faults.callers import PIPELINES
 from faults.case import TITLES, Case, Finding, some, tally
 from faults.evidence import Letter, uncommitted
 from faults.story import EDGES, EXACTLY_ONCE, FAILING, FATAL, LARGE, PIECES
@@ -64,7 +65,7 @@ def judge(case: Case) -> Judgement:
     _homes(verdicts, findings[13])
     conduct.flat(case, findings[14])
     lost, duplicated, reordered = totals(verdicts)
-    written = sum(case.written.values()) + len(case.evidence.requests)
+    written = sum(case.written.values()) + sum(map(len, case.evidence.requests.values()))
     return Judgement(
         [*findings.values()], verdicts, lost, duplicated, reordered, written, len(case.incidents)
     )
@@ -99,7 +100,8 @@ def _no_loss(case: Case, verdicts: Mapping[str, Verdict], finding: Finding) -> N
         finding.wrong += some(case.evidence.inputs[topic].strange, f"records on {topic} that nobody wrote")
         _buried(case, topic, finding)
     finding.wrong += some(list(case.refused), "input records refused by the broker")
-    _asked(case, finding)
+    for pipeline in PIPELINES:
+        _asked(case, pipeline, finding)
     _same_story(case, finding)
     kinds = Counter(letter.error for letter in case.evidence.letters)
     finding.found = (
@@ -125,18 +127,31 @@ def _buried(case: Case, topic: str, finding: Finding) -> None:
     finding.wrong += some([(x.topic, x.offset, x.error) for x in others], "unexpected dead letters")
 
 
-def _asked(case: Case, finding: Finding) -> None:
-    """Every answer that a caller had is the committed record of its id; every request has its one record."""
-    committed = {record_id: (n, answer) for record_id, n, answer in case.evidence.answers}
-    requests = Counter(record_id for record_id, _ in case.evidence.requests)
-    records = Counter(record_id for record_id, *_ in case.evidence.answers)
-    for told in case.answers:
-        if told.status == 200 and committed.get(told.record_id) != (told.n, told.answer):
+def _asked(case: Case, pipeline: str, finding: Finding) -> None:
+    """Every answer that a caller had is the committed record of its id; every request has its record, exactly once one.
+
+    Strangers' records on the lanes of `handed` are requests like the others.
+    """
+    answers = case.evidence.answers[pipeline]
+    committed = {record_id: (n, answer) for record_id, n, answer in answers}
+    requests = Counter(record_id for record_id, _ in case.evidence.requests[pipeline])
+    records = Counter(record_id for record_id, *_ in answers)
+    answered = [told for told in case.answers if told.pipeline == pipeline and told.status == 200]
+    for told in answered:
+        if committed.get(told.record_id) != (told.n, told.answer):
             finding.wrong.append(
-                f"caller {told.n} was told {told.answer} as {told.record_id}; committed: {committed.get(told.record_id)}"
+                f"caller {told.n} of {pipeline} was told {told.answer} as {told.record_id}; committed: {committed.get(told.record_id)}"
             )
-    over = records - requests
-    finding.wrong += some(sorted(over), "answers without a request, or more than it has")
+    wrong = [n for n, answer in committed.values() if answer != n * 3 + 1]
+    finding.wrong += some(wrong, f"wrong answers of {pipeline}")
+    if pipeline == "asked":
+        finding.wrong += some(sorted(records - requests), "answers without a request, or more than it has")
+    else:
+        missing = sorted(requests.keys() - records.keys())
+        finding.wrong += some(missing, f"requests to {pipeline} that nothing came of")
+        # What Kafka refused was told its caller, and may have left its answer.
+        nowhere = {told.record_id for told in answered} - requests.keys()
+        finding.wrong += some(sorted(nowhere), f"answered requests of {pipeline} that are nowhere")
 
 
 def _same_story(case: Case, finding: Finding) -> None:

@@ -113,6 +113,22 @@ def restores_nothing() -> None:
     patch(TaskState, "restore", lambda *_: None)
 
 
+def passes_over_strangers() -> None:
+    """Whatever offset a handed request got, it counts as the one that was expected."""
+    from dataflow.runtime.lanes import GivenRecord, Handed, Lane
+
+    reported = Lane._reported
+
+    def trusting(
+        self: Lane, handed: Handed, record: GivenRecord, request: Any, error: Any, message: Any
+    ) -> None:
+        if error is None:
+            self.next = message.offset()
+        reported(self, handed, record, request, error, message)
+
+    patch(Lane, "_reported", trusting)
+
+
 MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
     "commit before output": commit_before_output,
     "without fencing": without_fencing,
@@ -122,4 +138,5 @@ MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
     "loses a timer": loses_a_timer,
     "undoes nothing": undoes_nothing,
     "restores nothing": restores_nothing,
+    "passes over strangers": passes_over_strangers,
 }

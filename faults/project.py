@@ -1,4 +1,4 @@
-"""The project under test, as files: two pipelines of records (exactly once, at least once) and one that answers callers.
+"""The project under test, as files: two pipelines of records (exactly once, at least once) and two that answer callers.
 
 `story` says what every edge has to hold; both are written apart from the engine, from its documentation.
 """
@@ -111,6 +111,11 @@ name: asked.events
 partitions: 2
 fields: {{n: int64}}
 ---
+kind: Topic
+name: handed.events
+partitions: 2
+fields: {{n: int64}}
+---
 kind: Model
 name: total
 file: total.onnx
@@ -202,13 +207,13 @@ nodes:
 """
 _ASKED = """
 kind: Pipeline
-name: asked
-inputs: {question: asked.events}
-answer: {from: done}
-delivery: exactly_once
-deadline: 20s
+name: {name}
+inputs: {{question: {name}.events}}
+answer: {{from: done}}
+delivery: {delivery}
+deadline: {deadline}
 nodes:
-  done: {use: transform.select, from: question, with: {set: {answer: n * 3 + 1}}}
+  done: {{use: transform.select, from: question, with: {{set: {{answer: n * 3 + 1}}}}}}
 """
 
 
@@ -222,7 +227,10 @@ def write_project(folder: Path) -> Path:
         "pipelines/plain/pipeline.yaml": _PLAIN,
         "pipelines/kept/pipeline.yaml": _KEPT,
         "pipelines/kept/tally.py": _TALLY,
-        "pipelines/asked/pipeline.yaml": _ASKED,
+        "pipelines/asked/pipeline.yaml": _ASKED.format(name="asked", delivery="exactly_once", deadline="20s"),
+        "pipelines/handed/pipeline.yaml": _ASKED.format(
+            name="handed", delivery="at_least_once", deadline="2m"
+        ),
         "pipelines/holes/pipeline.yaml": _SEEN.format(name="holes"),
         "pipelines/doomed/pipeline.yaml": _SEEN.format(name="doomed"),
     }

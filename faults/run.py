@@ -117,6 +117,10 @@ def _one(world: World, fault: Fault, began: float) -> Incident:
 def _end(world: World, incidents: list[Incident], tell: Tell) -> Judgement:
     began = time.monotonic()
     world.callers.close()
+    handed = world.handed()
+    tell(f"{handed} requests were handed over by the gateways that are left")
+    if not handed:
+        world.wrong.append("no request was handed over: nothing was tried of that")
     unfinished = world.drained(DRAIN_S)
     if unfinished:
         world.wrong.append(f"after all faults were over: {unfinished}")

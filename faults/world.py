@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import confluent_kafka as ck
+import httpx
 
 from faults.callers import Callers
 from faults.cluster import Brokers
@@ -28,6 +30,7 @@ from faults.wire import Schemas
 _LOOK_S: Final = 0.5
 _START_S: Final = 120.0
 
+_HANDED: Final = re.compile(r"^dataflow_stage_handed_total\{[^}]*\} (\S+)", re.MULTILINE)
 FIRST_STAGE: Final = tuple(e.topic for e in EDGES["flow"] if e.topic != "flow.last")
 GROUPS: Final = (
     Group("dataflow.flow.sane", ("flow.events",), FIRST_STAGE, "flow"),
@@ -42,6 +45,7 @@ GROUPS: Final = (
     Group("dataflow.plain.tag", ("plain.events",), ("plain.tag",), "plain"),
     Group("dataflow.plain.next", ("plain.tag",), ("plain.next",), "plain"),
     Group("dataflow.asked.done", ("asked.events", "asked.requests"), ("asked.done",), "flow"),
+    Group("dataflow.handed.done", ("handed.events", "handed.requests"), ("handed.done",), "gateway"),
 )
 SHARES: Final = {"flow.events": 4 / 7, "kept.events": 2 / 7, "plain.events": 1 / 7}
 """What part of a run's records each input gets."""
@@ -119,6 +123,7 @@ class World:
             for name, pipelines in (_APART if mutants else _TOGETHER).items()
         }
         self.gateways: list[tuple[Agent, str]] = []
+        self._gateway_mutant = mutants.get("gateway", "")
         for crew in self.crews.values():
             crew.fill()
         self.fill_gateways()
@@ -158,8 +163,15 @@ class World:
                 self.gateways.append((self._gateway(port), f"http://127.0.0.1:{port}"))
 
     def _gateway(self, port: int) -> Agent:
-        arguments = ["gateway", "--bootstrap", self.brokers.door, "--port", str(port)]
-        return self.stable.start("gateway", arguments)
+        # Requests to `handed` are handed over in memory; those to `asked` are shared with the workers, by way of Kafka.
+        arguments = ["serve", "--pipeline", "asked", "--pipeline", "handed", "--no-grpc"]
+        arguments += ["--bootstrap", self.brokers.door, "--port", str(port)]
+        return self.stable.start("gateway", arguments, mutant=self._gateway_mutant)
+
+    def handed(self) -> int:
+        """How many requests were handed over in memory, by the gateways of the moment."""
+        told = [httpx.get(f"{url}/metrics", timeout=10).text for _, url in self.gateways]
+        return sum(int(float(n)) for text in told for n in _HANDED.findall(text))
 
     def _await_ready(self, url: str) -> None:
         agent = next(a for a, known in self.gateways if known == url)

@@ -59,9 +59,23 @@ def test_the_quick_run_holds() -> None:
     ("mutants", "faults", "charges"),
     [
         (
-            {"flow": "commit before output", "kept": "loses a timer", "plain": "without contiguous tracking"},
-            ["kill worker at:after output, before its offsets", "kill plain worker at:after the offsets"],
-            ["codes missing on flow.last", "codes missing on kept.loud", "codes missing on plain.tag"],
+            {
+                "flow": "commit before output",
+                "kept": "loses a timer",
+                "plain": "without contiguous tracking",
+                "gateway": "passes over strangers",
+            },
+            [
+                "kill worker at:after output, before its offsets",
+                "kill plain worker at:after the offsets",
+                "foreign writer",
+            ],
+            [
+                "codes missing on flow.last",
+                "codes missing on kept.loud",
+                "codes missing on plain.tag",
+                "requests to handed that nothing came of",
+            ],
         ),
         (
             {"flow": "without fencing", "kept": "restores nothing", "plain": "loses dead letters"},
