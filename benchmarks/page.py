@@ -144,7 +144,7 @@ def _peers(peers: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _engines(engines: Mapping[str, Mapping[str, Any]]) -> str:
     """CPU and memory are those of the whole run, the start included."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, engine in engines.items():
         if "not measured" in engine:
             rows.append((name, f"not measured: {_short(engine['not measured'])}", "", "", ""))

@@ -20,10 +20,10 @@ from benchmarks.servers.catalogue import Model, Peer
 from benchmarks.servers.load import Load
 from benchmarks.servers.running import (
     HTTP_CLIENT,
+    OURS,
     Server,
     await_answer,
     call,
-    command_of_ours,
     measure,
     start_peer,
 )
@@ -60,7 +60,7 @@ class Length:
 
     @staticmethod
     def of(*, quick: bool) -> Length:
-        return Length(1, 0.2, 0.1) if quick else Length(5, 3.0, 1.0)
+        return Length(1, 0.2, 0.1) if quick else Length(5, 2.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Duels:
         return self.instead.get(peer, self.load)
 
     def against(self, cluster: Cluster, ours: Server, peers: Sequence[Peer]) -> dict[str, Any]:
-        """Pairs with each peer, or why there are none."""
+        """Pairs with each peer, or why there are none. Ours is warm before the first, as it is before the last."""
+        if peers:
+            measure(cluster, ours, self.client, self.length.lasting(self.load, self.concurrencies[-1]))
         return {peer.name: self._against(cluster, ours, peer) for peer in peers}
 
     def _against(self, cluster: Cluster, ours: Server, peer: Peer) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def outcome(name: str, goals: Sequence[Goal], found: Mapping[str, Any], **more: 
     """The result is that of the goal which is furthest from being reached."""
     results = {goal.name: result_of(goal, found) for goal in goals}
     told = {n: {**json.loads(r.line()), **beside} for n, (r, beside) in results.items()}
-    raw = {"goals": told, "peers": found, "command of ours": " ".join(command_of_ours()), **more}
+    raw = {"goals": told, "peers": found, "command of ours": " ".join(OURS), **more}
     least = tightest(name, {n: r for n, (r, _) in results.items()})
     return Outcome(least, "p50 in ms, or requests/s", raw)
 

@@ -14,7 +14,7 @@ from benchmarks.report import BenchmarkError, Outcome, Result, median, tell
 from benchmarks.servers.catalogue import V2
 from benchmarks.servers.duel import CONCURRENCIES, Length
 from benchmarks.servers.load import Load, json_body
-from benchmarks.servers.running import HTTP_CLIENT, Server, await_answer, command_of_ours, measure, start_ours
+from benchmarks.servers.running import HTTP_CLIENT, OURS, Server, await_answer, measure, start_ours
 from benchmarks.servers.sync import BODIES, all_committed, ask_http
 from dataflow.planner.plan import Plan
 
@@ -106,6 +106,4 @@ def _outcome(raw: dict[str, dict[str, list[dict[str, Any]]]]) -> Outcome:
     (first, _), *_ = goals.values()
     told = {n: {**vars(r), "spread": spread} for n, (r, spread) in goals.items()}
     result = Result.of("five-nodes", first.value, first.baseline, first.ratio, GOAL)
-    return Outcome(
-        result, "ms, p50", {"goals": told, "command of ours": " ".join(command_of_ours()), "runs": raw}
-    )
+    return Outcome(result, "ms, p50", {"goals": told, "command of ours": " ".join(OURS), "runs": raw})

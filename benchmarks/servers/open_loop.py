@@ -18,7 +18,7 @@ from benchmarks.servers import catalogue
 from benchmarks.servers.catalogue import Peer
 from benchmarks.servers.duel import Length
 from benchmarks.servers.load import Load
-from benchmarks.servers.running import HTTP_CLIENT, Server, await_answer, command_of_ours, measure, start_peer
+from benchmarks.servers.running import HTTP_CLIENT, OURS, Server, await_answer, measure, start_peer
 from benchmarks.servers.sync import Scene, all_committed, ask_http, scene
 
 SHARES: Final = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -61,7 +61,7 @@ def compare(cluster: Cluster, peer: Peer, *, quick: bool) -> Outcome:
     }
     all_committed(cluster, there.plan)
     raw: dict[str, Any] = {
-        "command of ours": " ".join(command_of_ours()), "capacity": capacity, "beside": beside, "alone": alone,
+        "command of ours": " ".join(OURS), "capacity": capacity, "beside": beside, "alone": alone,
     }  # fmt: skip
     return _outcome(peer, raw, reason)
 

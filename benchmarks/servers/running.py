@@ -16,9 +16,7 @@ from benchmarks.servers.catalogue import Model, Peer, Place
 from benchmarks.servers.load import Load
 
 # One process that is gateway and worker at once, as a user starts it on a cluster that has the plan.
-OURS: Final = ("serve",)
-# Where that command is not yet there: the same by its older name, without what watches files.
-BEFORE: Final = ("up", "--no-reload")
+OURS: Final[tuple[str, ...]] = ("serve",)
 START_S: Final = 120.0
 HTTP_CLIENT: Final = "benchmarks.servers.client"
 GRPC_CLIENT: Final = "benchmarks.servers.grpc_client"
@@ -26,7 +24,7 @@ GRPC_CLIENT: Final = "benchmarks.servers.grpc_client"
 
 @dataclass
 class Server:
-    """One that answers. `shares` are the processes whose CPU time counts as its own."""
+    """One that was started; CPU time and memory are those of its process and of what that has started."""
 
     name: str
     process: Process
@@ -36,25 +34,12 @@ class Server:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def command_of_ours() -> tuple[str, ...]:
-    """`serve` where the command line has it."""
-    from dataflow.cli.main import main
-
-    return OURS if OURS[0] in main.list_commands(None) else BEFORE  # type: ignore[arg-type]
-
-
-def start_ours(cluster: Cluster, project: Path, path: str, *, command: tuple[str, ...] = ()) -> Server:
+def start_ours(cluster: Cluster, project: Path, path: str) -> Server:
     """Ours for the deployed plans of a project; not yet asked whether it answers."""
     http, grpc = free_port(), free_port()
-    name, *more = command or command_of_ours()
+    name, *more = OURS
     process = cluster.start_command(name, project, *more, "--port", str(http), "--grpc-port", str(grpc))
     return Server("ours", process, f"127.0.0.1:{http}", path, f"127.0.0.1:{grpc}")
-
-
-def start_two(cluster: Cluster, project: Path, path: str) -> Server:
-    """Ours as two processes, a worker and a gateway: every request over two topics."""
-    cluster.start_command("worker", project)
-    return start_ours(cluster, project, path, command=("gateway",))
 
 
 def start_peer(cluster: Cluster, peer: Peer, model: Model) -> Server:

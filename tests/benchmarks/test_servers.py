@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +128,9 @@ def test_a_wrong_answer_ends_the_client(alone: Cluster) -> None:
 @pytest.mark.slow
 def test_a_peer_that_does_not_start_is_told_and_not_beaten(alone: Cluster) -> None:
     peer = Peer("Broken", lambda _: ("-c", "raise SystemExit('no licence')"))
-    ours = cast("Server", SimpleNamespace(process=SimpleNamespace(check=lambda: None)))
+    port = _trivial(alone)
+    idle = alone.start("idle", "-c", "import time; time.sleep(60)")
+    ours = Server("ours", idle, f"127.0.0.1:{port}", "/")
     duels = Duels(Model("m", Path("m.onnx")), LOAD, QUICK, lambda *_: "not there")
     found = duels.against(alone, ours, [peer])
     assert "no licence" in found["Broken"]["not measured"]
