@@ -221,13 +221,16 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._muted:
             return
-        super().on_header(name, value)
         self._heard = True
-        self._head_bytes += len(name) + len(value)
-        if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
-            self._stop(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD_BYTES} bytes of them")
-        if self.headers[-1][0] == b"host":
+        name = name.lower()
+        if name == b"host":
             self._hosts += 1
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        self.headers.append((name, value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            self._stop(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD_BYTES} bytes of them")
 
     def on_headers_complete(self) -> None:
         if self._muted:
