@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 import uvloop
 
-from benchmarks.servers.load import Load, wrong
+from benchmarks.servers.load import Load, window_end, wrong
 
 # What an open loop opens at most; more requests than that wait for one, and their time runs.
 MAX_CONNECTIONS = 2_000
@@ -105,11 +105,11 @@ class Closed:
             self._send(connection)
         await self.done
         first = started + self._load.warm_up_s
-        measured = [took for at, took in self.times if first <= at <= self._end]
+        end = window_end(first, self._end, (at for at, _ in self.times))
         return {
-            "seconds": self._load.seconds,
+            "seconds": round(end - first, 4),
             "asked": len(self.times),
-            "latencies_ms": [round(took * 1e3, 4) for took in measured],
+            "latencies_ms": [round(took * 1e3, 4) for at, took in self.times if first <= at <= end],
         }
 
     def _send(self, connection: Connection) -> None:

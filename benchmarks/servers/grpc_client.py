@@ -20,7 +20,7 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.servers.load import TOLERANCE, Load
+from benchmarks.servers.load import TOLERANCE, Load, window_end
 from dataflow.gateway.grpc_proto import Protocol
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -68,8 +68,9 @@ async def measure(load: Load) -> dict[str, Any]:
         if problem:
             raise SystemExit(f"answer {number}: {problem}")
     first = started + load.warm_up_s
+    end = window_end(first, end, (at for at, *_ in found))
     return {
-        "seconds": load.seconds,
+        "seconds": round(end - first, 4),
         "asked": len(found),
         "latencies_ms": [round(took * 1e3, 4) for at, took, *_ in found if first <= at <= end],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -97,6 +97,11 @@ def wrong(answer: bytes, wanted: float) -> str:
     while isinstance(given, list):
         given = given[0]
     return "" if abs(given - wanted) <= TOLERANCE else f"{given} where the model gives {wanted}"
+
+
+def window_end(first: float, end: float, answered: Iterable[float]) -> float:
+    """Where what is measured from `first` on ends: at `end`, or with the first answer where it takes longer than that."""
+    return max(end, min((at for at in answered if at >= first), default=end))
 
 
 def _joined(chunked: bytes) -> bytes:

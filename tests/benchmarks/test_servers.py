@@ -19,7 +19,7 @@ from benchmarks.servers import open_loop, tensors
 from benchmarks.servers.catalogue import ALL, HAND_WRITTEN, Model, Peer
 from benchmarks.servers.duel import Duels, Goal, Length, ceiling, outcome, ratios, result_of
 from benchmarks.servers.grpc_client import grpc_body, grpc_wrong
-from benchmarks.servers.load import Load, binary_body, json_body, wrong
+from benchmarks.servers.load import Load, binary_body, json_body, window_end, wrong
 from benchmarks.servers.running import HTTP_CLIENT, Server, call
 from dataflow.gateway.grpc_proto import Protocol
 
@@ -45,6 +45,12 @@ def test_a_load_survives_its_file(tmp_path: Path) -> None:
 def test_requests_have_their_lengths() -> None:
     request = Load("host:1", "/x", (b"abc",), (0.0,), {"A": "b"}).requests()[0]
     assert request == b"POST /x HTTP/1.1\r\nHost: host:1\r\nA: b\r\nContent-Length: 3\r\n\r\nabc"
+
+
+def test_a_slow_server_has_at_least_one_answer_that_counts() -> None:
+    assert window_end(1.0, 2.0, [0.5, 1.5, 2.5]) == 2.0
+    assert window_end(1.0, 2.0, [0.5, 4.0, 3.0]) == 3.0
+    assert window_end(1.0, 2.0, [0.5]) == 2.0
 
 
 @pytest.mark.parametrize("data", [[0.25], [[0.25]]])
