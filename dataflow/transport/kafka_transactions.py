@@ -107,6 +107,8 @@ class KafkaTransaction(KafkaProducer):
         self._broken = False
         self._open = False
         self._started = 0
+        self._since_s = 0.0
+        self._at = ""  # the step that is under way
         self._aside = Aside(f"transactions of {name}")
         self._start("taking over", self.client.init_transactions)
 
@@ -135,16 +137,20 @@ class KafkaTransaction(KafkaProducer):
         if offsets:
             assert isinstance(consumer, KafkaConsumer), "one fabric makes both"
             positions = [ck.TopicPartition(t, p, o) for (t, p), o in offsets.items()]
+            # Asked here: within a rebalance the consumer answers the thread that it calls back, and no other.
+            asked = [consumer.client.consumer_group_metadata()]
 
             def add(timeout_s: float) -> None:
-                # Asked anew each time: the member's epoch in it changes with every rebalance.
-                metadata = consumer.client.consumer_group_metadata()
+                # Asked anew for another try: the member's epoch in it changes with every rebalance.
+                metadata = asked.pop() if asked else consumer.client.consumer_group_metadata()
                 self.client.send_offsets_to_transaction(positions, metadata, timeout_s)
 
             self._start("adding offsets", add)
         self._start("committing", self.client.commit_transaction)
 
     def _start(self, doing: str, call: Callable[[float], object]) -> None:
+        if not self._started:
+            self._since_s = time.monotonic()
         self._aside.start(lambda: self._step(doing, call))
         self._started += 1
 
@@ -153,15 +159,19 @@ class KafkaTransaction(KafkaProducer):
         self._open = False
 
     def _wait(self, doing: str) -> None:
-        """Wait for all that was started; after one that fails there is nothing more to wait for."""
+        """Wait for all that was started; after one that fails there is nothing more to wait for.
+
+        The time counts from the start: transactions that hang side by side are waited for side by side.
+        """
         started, self._started = self._started, 0
-        for _ in range(started):
+        for number in range(1, started + 1):
+            until_s = self._since_s + number * (STEP_TIMEOUT_S + HUNG_AFTER_S)
             try:
-                self._aside.wait(STEP_TIMEOUT_S + HUNG_AFTER_S)
+                self._aside.wait(max(until_s - time.monotonic(), 0.0))
             except HungError as error:
                 self._broken = self._hung = True
                 raise TransportError(
-                    f"{doing} transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
+                    f"{self._at or doing} transaction '{self._name}': no answer within {STEP_TIMEOUT_S:.0f} s",
                     hint="did the broker that coordinates it, or the group, go away? It is tried again with a new producer",
                 ) from error
 
@@ -198,6 +208,7 @@ class KafkaTransaction(KafkaProducer):
     def _step(self, doing: str, call: Callable[[float], object]) -> None:
         """One call of the protocol, repeated while the client says it may be."""
         deadline = time.monotonic() + STEP_TIMEOUT_S
+        self._at = doing
         while True:
             try:
                 call(max(deadline - time.monotonic(), 0.1))

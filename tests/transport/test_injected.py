@@ -302,6 +302,33 @@ def test_a_call_that_hangs_ends_some_time_after_the_broker_is_back_and_its_clien
     wait_for(lambda: not hasattr(held, "client"), "the end of its client")
 
 
+def test_offsets_are_committed_within_a_rebalance(
+    cluster: MockCluster, fabric: KafkaFabric, transaction: KafkaTransaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the thread that the consumer calls back may ask it then: others would wait until the rebalance is over."""
+    monkeypatch.setattr(kafka_transactions, "STEP_TIMEOUT_S", 2.0)
+    cluster.topic("two", 2)
+    first, second = fabric.consumer("g"), fabric.consumer("g")
+
+    class Committing(Owner):
+        def revoked(self, positions: Sequence[Position]) -> None:
+            super().revoked(positions)
+            send(transaction)
+            transaction.commit(dict.fromkeys(positions, 7), first)
+            committed.extend(positions)
+
+    committed: list[Position] = []
+    owners = Committing(), Owner()
+    first.subscribe(["two"], owners[0])
+    wait_for(lambda: first.poll(1, 0.1) or len(owners[0].owned) == 2, "both partitions")
+    second.subscribe(["two"], owners[1])
+    wait_for(lambda: first.poll(1, 0.1) or second.poll(1, 0.1) or owners[1].owned, "one partition")
+    assert committed
+    second.close()
+    monkeypatch.setattr(Committing, "revoked", Owner.revoked)
+    first.close()
+
+
 def test_who_may_not_is_told(cluster: MockCluster, fabric: KafkaFabric) -> None:
     cluster.fail(Api.INIT_PRODUCER_ID, Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
     with pytest.raises(TransportError, match="taking over transaction 'x'"):
