@@ -114,6 +114,16 @@ class Callers:
         for channel in self._channels:
             await channel.close()
 
+    async def good(self, family: str) -> None:
+        """A call with which nothing is wrong."""
+        sent = _good(Random(0)).SerializeToString()
+        try:
+            await self._channels[0].unary_unary(f"/{SERVICE}/ModelInfer")(sent, timeout=BOUND_S)
+        except grpc.aio.AioRpcError as error:
+            self._tally.wrong(family, error.code().name, "a good call", str(error.details()))
+        else:
+            self._tally.note(family, "OK", "a good call")
+
     async def case(self, random: Random, name: str) -> None:
         """One call or stream of a kind that chance decides."""
         channel = random.choice(self._channels)

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from attacks import crowd, described, listed
+from attacks import crowd, described, frames, listed
 from attacks.bodies import Case, binary_case, json_case
 from attacks.doors import address_case, header_case, record_case
 from attacks.heads import head_case
@@ -55,7 +55,7 @@ class Settings:
     seed: int
     cases: int = FULL_CASES
     crowd: int = crowd.WANTED
-    families: tuple[str, ...] = (*SHARES, "list")
+    families: tuple[str, ...] = (*SHARES, "list", "frames")
     bound_s: float = BOUND_S
     settle_s: float = 60.0
     stop_s: float = 60.0
@@ -99,6 +99,8 @@ class _Run:
         for name in self._chosen.families:
             if name == "list":
                 await self._timed(name, self._list)
+            elif name == "frames":
+                await self._timed(name, self._frames)
             else:
                 await self._timed(name, partial(self._family, name, int(self._chosen.cases * SHARES[name])))
         idle = 0
@@ -198,6 +200,19 @@ class _Run:
         for attack in (*listed.framing(), *listed.floods()):
             await self._attack(attack)
         await asyncio.gather(*(self._attack(attack) for attack in listed.slow()))
+
+    async def _frames(self) -> None:
+        """Calls beside them and after them are answered."""
+        good = [self._good_call() for _ in range(5)]
+        await asyncio.gather(frames.attack(self._target.grpc_port, self._tally), *good)
+        await self._good_call()
+
+    async def _good_call(self) -> None:
+        callers = Callers(self._target.grpc_port, self._tally)
+        try:
+            await callers.good(frames.FAMILY)
+        finally:
+            await callers.close()
 
     async def _attack(self, attack: listed.Attack) -> None:
         outcome = await attack.run(self._target.port)

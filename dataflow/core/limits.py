@@ -78,8 +78,9 @@ KEEP_ALIVE_MS: Final = 75_000
 FAREWELL_MS: Final = 1_000
 # gRPC messages that arrive at once; each may be as large as a body, and its size is known at its end only.
 MAX_GRPC_ARRIVALS: Final = 32
-# ... and how long one may take: a body of 64 MiB at 25 Mbit/s.
+# ... and how long one may take: a body of 64 MiB at 25 Mbit/s; where others wait for its place, that of 300 kB at 1 Mbit/s.
 GRPC_ARRIVAL_MS: Final = 20_000
+GRPC_HURRY_MS: Final = 2_000
 # Streams open at once over gRPC, each of which may have a message arriving; and calls at once on one connection.
 MAX_GRPC_STREAMS: Final = 256
 # Requests of one gRPC stream that run at once: what a client sends beyond waits in its connection.

@@ -20,7 +20,13 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from dataflow.core.errors import DataflowError, GatewayError
-from dataflow.core.limits import GRPC_ARRIVAL_MS, MAX_GRPC_ARRIVALS, MAX_GRPC_STREAMS, MAX_STREAM_REQUESTS
+from dataflow.core.limits import (
+    GRPC_ARRIVAL_MS,
+    GRPC_HURRY_MS,
+    MAX_GRPC_ARRIVALS,
+    MAX_GRPC_STREAMS,
+    MAX_STREAM_REQUESTS,
+)
 from dataflow.gateway import grpc_codec, v2
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.doors import PipelineDoor
@@ -68,6 +74,8 @@ class GrpcDoor:
         self._protocol = Protocol.load()
         self.stopping = asyncio.Event()
         self._arrivals = asyncio.Semaphore(MAX_GRPC_ARRIVALS)
+        self._arriving: dict[asyncio.Timeout, float] = {}  # since when, longest first
+        self._waiting = 0
         self._streams = 0
 
     def handlers(self) -> Any:
@@ -119,14 +127,36 @@ class GrpcDoor:
         Its size is known at its end: before it counts against the budget, the number of those that arrive is what bounds
         them, as nothing is sent beyond a small window that nobody reads.
         """
+        now = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(GRPC_ARRIVAL_MS / 1000):
-                async with self._arrivals:
+            async with asyncio.timeout(GRPC_ARRIVAL_MS / 1000) as limit:
+                self._waiting += 1
+                try:
+                    if self._arrivals.locked():
+                        self._hurry(now())
+                    await self._arrivals.acquire()
+                finally:
+                    self._waiting -= 1
+                self._arriving[limit] = now()
+                try:
+                    if self._waiting:
+                        self._hurry(now())
                     async for body in bodies:
                         return body
+                finally:
+                    del self._arriving[limit]
+                    self._arrivals.release()
         except TimeoutError:
             raise GatewayError(408, "the message took too long to arrive") from None
         raise GatewayError(400, "the call has no message")
+
+    def _hurry(self, now: float) -> None:
+        """Somebody waits for a place: of those who have had theirs for longest, one more gives it up soon."""
+        for limit, began in self._arriving.items():
+            latest = max(began + GRPC_HURRY_MS / 1000, now)
+            if (limit.when() or 0.0) > latest:
+                limit.reschedule(latest)
+                return
 
     async def _answer(
         self, body: bytes, headers: dict[bytes, bytes], left_s: float | None, *, of_stream: bool = False

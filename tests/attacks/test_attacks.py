@@ -28,7 +28,7 @@ def test_a_quick_share_of_everything() -> None:
     verdict = run(chosen, told.append)
     assert verdict["ok"], told
     assert verdict["cases"] >= 1_000
-    assert set(verdict["families"]) == {*SHARES, "list", "crowd"}
+    assert set(verdict["families"]) == {*SHARES, "list", "frames", "crowd"}
     # What was sent was not refused at the gate: some of it was answered, at both doors.
     assert verdict["statuses"]["200"] > 100
     assert verdict["statuses"]["OK"] > 5
