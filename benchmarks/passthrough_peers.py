@@ -17,7 +17,7 @@ from typing import Any, Final
 from benchmarks.cluster import Cluster, Process
 from benchmarks.engines.streams import class_path
 from benchmarks.passthrough import PARTITIONS, SOURCE, fill, project
-from benchmarks.peers import QUIX, PeerError, python_of
+from benchmarks.peers import QUIX, python_of
 from benchmarks.projects import deployed
 from benchmarks.report import BenchmarkError, Outcome, Result, median, tell, tightest
 
@@ -59,7 +59,7 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
                         cluster.fabric.admin().create(sink, PARTITIONS, {})
                         process = engine.start(cluster, sink, f"group-{sink}")
                     found[side].append(_watch(cluster, process, sink, records, limit_s))
-        except (PeerError, BenchmarkError) as error:
+        except BenchmarkError as error:
             tell(f"{engine.name} is NOT measured: {error}")
             peers[engine.name] = {"not measured": str(error)}
             continue

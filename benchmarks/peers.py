@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.report import tell
+from benchmarks.report import BenchmarkError, tell
 
 QUIX: Final = "quixstreams==3.28.1"
 INSTALL_S: Final = 600.0
 
 
-class PeerError(Exception):
+class PeerError(BenchmarkError):
     """A peer that could not be installed or did not start; the message says why."""
 
 

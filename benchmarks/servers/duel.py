@@ -95,7 +95,7 @@ class Duels:
         try:
             await_answer(theirs, lambda server: self.ask(server, self.of(peer.name)))
             pairs = self.pairs(cluster, ours, theirs)
-        except (PeerError, BenchmarkError) as error:
+        except BenchmarkError as error:
             ours.process.check()  # else it is not the peer that failed
             tell(f"{peer.name} is NOT measured: {error}")
             return {"not measured": str(error)}

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from benchmarks.cluster import Cluster
-from benchmarks.peers import PeerError
 from benchmarks.report import BenchmarkError, Outcome, Result, median, tell, tightest
 from benchmarks.servers import catalogue
 from benchmarks.servers.catalogue import Peer
@@ -48,7 +47,7 @@ def compare(cluster: Cluster, peer: Peer, *, quick: bool) -> Outcome:
             beside = _beside(cluster, there, theirs, capacity["theirs"], shares, length)
         finally:
             theirs.process.stop()
-    except (PeerError, BenchmarkError) as error:
+    except BenchmarkError as error:
         there.ours.process.check()
         tell(f"{peer.name} is NOT measured: {error}")
         reason = str(error)
