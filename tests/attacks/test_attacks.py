@@ -24,14 +24,14 @@ SHORT = Options(head_ms=500, body_ms=500, stall_ms=1_000, keep_alive_ms=1_000, l
 @pytest.mark.slow
 def test_a_quick_share_of_everything() -> None:
     told: list[str] = []
-    chosen = Settings(seed=1, cases=1_000, crowd=200, options=SHORT)
+    chosen = Settings(seed=1, cases=600, crowd=200, options=SHORT)
     verdict = run(chosen, told.append)
     assert verdict["ok"], told
-    assert verdict["cases"] >= 1_000
+    assert verdict["cases"] >= 800
     assert set(verdict["families"]) == {*SHARES, "list", "frames", "crowd"}
     # What was sent was not refused at the gate: some of it was answered, at both doors.
-    assert verdict["statuses"]["200"] > 100
-    assert verdict["statuses"]["OK"] > 5
+    assert verdict["statuses"]["200"] > 60
+    assert verdict["statuses"]["OK"] > 8
 
 
 @pytest.mark.slow
