@@ -7,6 +7,9 @@ says that somebody else wrote in between: then nothing more is given to that lan
 for, and it is read again from the first offset that is not ours, past what ran already. A lane that had no request for
 a moment is read, too: what strangers wrote is found by that. Kafka's log stays the truth: what a process had in hand
 when it died lies there, and its offset is not committed.
+
+Exactly once a request may leave nothing before Kafka has taken it: it is given to its task when its report is there, and
+only if its offset is the expected one. What lies behind a stranger's record is fetched, as that is.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ HOLD_S: Final = 0.05
 # and it is tried again after this, each time later.
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
+# One wait for the reports of requests that may not run before.
+REPORT_WAIT_S: Final = 0.001
 
 
 class GivenRecord:
@@ -93,12 +98,13 @@ class Worked(Protocol):
 
 
 class Lane:
-    """One partition. `next` is the offset that the next report must bear."""
+    """One partition. `next` is the offset that the next report must bear; `eager`: requests run before their reports."""
 
-    __slots__ = ("at_end", "beyond", "next", "paused", "position", "task", "unreported", "used_s")
+    __slots__ = ("at_end", "beyond", "eager", "next", "paused", "position", "task", "unreported", "used_s")
 
-    def __init__(self, position: Position, task: Worked, end: int) -> None:
+    def __init__(self, position: Position, task: Worked, end: int, *, eager: bool) -> None:
         self.position = position
+        self.eager = eager
         self.task = task
         self.next = end
         self.at_end = True  # and nobody else has written since, as far as is known
@@ -106,6 +112,11 @@ class Lane:
         self.unreported = 0
         self.beyond: set[int] = set()  # offsets that ran already, of those that will be fetched
         self.used_s = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests now. Those that must be acknowledged first go batch by batch."""
+        return not self.task.full and (self.eager or not self.unreported)
 
     def write(self, given: Iterable[Given], producer: Producer, now_s: float) -> Handed:
         """Send the records of requests to this lane's partition, as one batch."""
@@ -139,7 +150,8 @@ class Lane:
                 handed.ends[self.position] = self.next
             else:
                 self.at_end = False
-                self.beyond.add(record.at)
+                if self.eager:
+                    self.beyond.add(record.at)
         request.delivered(error)
         # One that was refused never was there: its caller knows, and there is no offset of it to hold back.
         handed.barrier.acknowledged(None, message)
@@ -148,7 +160,8 @@ class Lane:
 class Lanes:
     """A stage's consumer with the hand-off to it: `poll` gives the tasks what requests there are, and returns the rest.
 
-    Belongs to the stage's thread. `tasks` are those of the stage, by partition, as they are now.
+    Belongs to the stage's thread. `tasks` are those of the stage, by partition, as they are now. Not `eager`: requests
+    run only once they are acknowledged; their `producer` is idempotent then, and polled by nobody else.
     """
 
     def __init__(
@@ -157,9 +170,13 @@ class Lanes:
         handover: Handover,
         producer: Producer,
         tasks: Mapping[int, Worked],
+        *,
+        eager: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._eager = eager
+        self._due: list[tuple[Lane, Handed]] = []  # not yet acknowledged, and so not given
         self._consumer = consumer
         self._handover = handover
         self._producer = producer
@@ -185,13 +202,16 @@ class Lanes:
         now = self._clock()
         if self._handover.wanted:
             self._listen(now)
+        if self._due:
+            self._give_due()
+            timeout_s = 0.0
         if self._lanes:
             self._read_again(now)
         if not self._takes(now):
             self._handover.close()
             return self._fetched(max_records, timeout_s)
         self._handover.open()
-        ready = [lane for lane in self._lanes.values() if lane.at_end and not lane.task.full]
+        ready = [lane for lane in self._lanes.values() if lane.at_end and lane.ready]
         if not ready:
             return self._fetched(max_records, min(timeout_s, LOOK_S))
         given = self._handover.take(limits.MAX_BATCH_RECORDS, min(timeout_s, LOOK_S))
@@ -254,7 +274,23 @@ class Lanes:
             for request in given:
                 request.delivered(error)
             raise
-        lane.task.take(lane.position, handed)
+        if self._eager:
+            lane.task.take(lane.position, handed)
+        else:
+            self._due.append((lane, handed))
+
+    def _give_due(self) -> None:
+        """Give what is acknowledged by now to its task; of a batch with a stranger's record in it what is before that."""
+        self._producer.poll(REPORT_WAIT_S)
+        due, self._due = self._due, []
+        for lane, handed in due:
+            if not handed.barrier.through:
+                self._due.append((lane, handed))
+                continue
+            end = handed.ends.get(lane.position, 0)
+            handed[:] = [record for record in handed if 0 <= record.offset() < end]
+            if handed and self._current(lane):
+                lane.task.take(lane.position, handed)
 
     def _fetched(self, max_records: int, timeout_s: float) -> Sequence[Message]:
         messages = self._consumer.poll(max_records, timeout_s)
@@ -280,7 +316,7 @@ class Lanes:
             lane.next, lane.at_end = end, at_end
             lane.beyond = {offset for offset in lane.beyond if offset >= end}
         elif task is not None:
-            lane = self._lanes[position] = Lane(position, task, end)
+            lane = self._lanes[position] = Lane(position, task, end, eager=self._eager)
             lane.at_end = at_end
 
     def _ran(self, message: Message) -> bool:

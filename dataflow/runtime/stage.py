@@ -106,7 +106,11 @@ class StageLoop:
             getattr(node, "open", _nothing)()
         self._consumer = self._fabric.consumer(program.plan.group)
         if self._parts.handover is not None:
-            self._consumer = Lanes(self._consumer, self._parts.handover, self._producer, self._tasks)
+            writer, eager = self._producer, not program.exactly_once
+            if not eager:
+                writer = self._fabric.producer()
+                stack.callback(writer.close)
+            self._consumer = Lanes(self._consumer, self._parts.handover, writer, self._tasks, eager=eager)
         stack.callback(self._end_transactions)
         stack.callback(self._close_states)
         stack.callback(self._consumer.close)

@@ -269,7 +269,7 @@ class Task:
     def _bury(self, hand: InHand) -> None:
         """A dead letter for each record that failed, and for each timer."""
         stage = self._stage
-        if isinstance(hand.messages, Handed) and any(ended.error for ended in hand.ended):
+        if any(m.offset() < 0 for m in hand.messages) and any(ended.error for ended in hand.ended):
             # A dead letter says at which offset its record is.
             self._records.flush(limits.DRAIN_TIMEOUT_MS / 1000)
         pipeline = stage.origin.partition("@")[0]

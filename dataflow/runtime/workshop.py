@@ -123,23 +123,16 @@ class Workshop:
     def _handover(self, plan: Plan, stage: StagePlan) -> Handover | None:
         """Where a gateway of this process gives requests to this stage; None where it takes none but from Kafka.
 
-        Handed records come by no position and to any partition: nothing for state by key, nor for two inputs that are one
-        task. Under exactly-once a request that Kafka refuses must not have left anything.
+        Handed records come to any partition: nothing for state by key, nor for two inputs that are one task.
         """
+        answer, inside = plan.answer, self.inside
+        if answer is None or not (inside.handing and stage.on_answer_path) or stage.changelog:
+            return None
         fetched = list(plan.fetched(stage))
-        if (
-            plan.answer is None
-            or not stage.on_answer_path
-            or stage.changelog
-            or plan.delivery == "exactly_once"
-        ):
+        shared = any(answer.input in s.shares for s in plan.stages)
+        if shared or [edge.name for edge in fetched] != [answer.input] or fetched[0].key:
             return None
-        if [edge.name for edge in fetched] != [plan.answer.input] or fetched[0].key:
-            return None
-        shared = any(plan.answer.input in s.shares for s in plan.stages)
-        return (
-            None if shared or not self.inside.handing else self.inside.made_for(plan.pipeline, plan.version, plan.answer.requests_topic)
-        )
+        return inside.made_for(plan.pipeline, plan.version, answer.requests_topic)
 
     def _tables(self, plan: Plan, stage: StagePlan) -> dict[str, TablePlan]:
         return {t: plan.tables[t] for n in stage.nodes for t in plan.nodes[n].tables}

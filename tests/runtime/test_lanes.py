@@ -353,9 +353,75 @@ def test_a_full_task_takes_nothing_more(tmp_path: Path) -> None:
         assert all(a.reports == [None] for a in asked)
 
 
-def test_keyed_requests_and_exactly_once_ones_go_by_kafka(tmp_path: Path) -> None:
-    exactly_once = make_plan(tmp_path, ANSWERING + "delivery: exactly_once\n", topic=UNKEYED)
-    assert _handover(tmp_path, exactly_once) is None
+def exactly_once(folder: Path) -> Handing:
+    return Handing(folder, make_plan(folder, ANSWERING + "delivery: exactly_once\n", topic=UNKEYED))
+
+
+def test_exactly_once_a_request_runs_when_it_is_acknowledged(tmp_path: Path) -> None:
+    world = exactly_once(tmp_path)
+    with ExitStack() as stack:
+        loop = world.opened(stack)
+        SlowProducer.held = True
+        asked = world.ask("pass", "fail")
+        world.turn(loop)
+        assert world.numbers(REQUESTS) == [0, 1]
+        assert world.out() == []
+        SlowProducer.held = False
+        world.turn(loop)
+        assert world.out() == [0]
+        assert world.answered() == asked.ids
+        assert world.committed(REQUESTS) == 2
+
+
+def test_exactly_once_nothing_comes_of_a_request_that_kafka_refuses(tmp_path: Path) -> None:
+    world = exactly_once(tmp_path)
+    with ExitStack() as stack:
+        loop = world.opened(stack)
+        SlowProducer.refused = REQUESTS
+        lost = world.ask("pass", first=100)
+        world.turn(loop)
+        SlowProducer.refused = ""
+        assert lost.reports == ["too large for the broker"]
+        world.ask("pass", first=200)
+        world.turn(loop)
+        assert world.out() == [200]
+
+
+def test_exactly_once_what_lies_behind_a_strangers_record_is_fetched_and_runs_once(tmp_path: Path) -> None:
+    world = exactly_once(tmp_path)
+    with ExitStack() as stack:
+        loop = world.opened(stack)
+        world.ask("pass", first=100)
+        world.turn(loop)
+        world.foreign("pass")
+        asked = world.ask("pass", "pass", first=200)
+        world.turn(loop, 12)
+        assert world.out() == [100, 1, 200, 201], "in the order of the log"
+        assert world.answered()[1:] == asked.ids
+        world.ask("pass", first=300)
+        world.turn(loop)
+        assert world.out() == [100, 1, 200, 201, 300]
+        assert world.committed(REQUESTS) == 5
+
+
+def test_exactly_once_a_partition_that_moves_leaves_what_was_not_acknowledged_to_its_next_owner(
+    tmp_path: Path,
+) -> None:
+    world = exactly_once(tmp_path)
+    with ExitStack() as stack:
+        loop = world.opened(stack)
+        SlowProducer.held = True
+        world.ask("pass", first=100)
+        world.turn(loop, 1)
+        loop.revoked([("records", 0), (REQUESTS, 0)])
+        SlowProducer.held = False
+        world.turn(loop)
+        assert world.out() == []
+        assert world.committed(REQUESTS) == 0
+        loop.assigned([("records", 0), (REQUESTS, 0)])
+
+
+def test_keyed_requests_go_by_kafka(tmp_path: Path) -> None:
     assert _handover(tmp_path, make_plan(tmp_path, ANSWERING)) is None, "with a key"
     assert _handover(tmp_path, make_plan(tmp_path, ANSWERING, topic=UNKEYED)) is not None
 
