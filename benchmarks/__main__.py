@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,8 @@ def measure(name: str, *, quick: bool, results: Path = RESULTS, say: Callable[[s
 def main(name: str, quick: bool, results: Path, page_path: Path) -> None:
     """Measure NAME, or write the page of all results. Exit code 1 when one failed to measure; a goal that is missed is
     told, not an error."""
+    # As Ctrl-C does: what was started here is stopped, not left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = False
     for each in BENCHMARKS if name == "all" else () if name == "report" else (name,):
         try:
