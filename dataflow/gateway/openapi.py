@@ -231,7 +231,7 @@ def _pipeline_door(name: str) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "the answer; in a list, rows without one are errors",
-                "content": _json(_one_or_list(_ref(f"{name}.answer"))) | _EVENTS,
+                "content": _json(_answer_or_list(_ref(f"{name}.answer"))) | _EVENTS,
             },
             **_failures(),
         },
@@ -270,6 +270,11 @@ def _accepted() -> dict[str, Any]:
 
 def _one_or_list(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"oneOf": [item, {"type": "array", "items": item}]}
+
+
+def _answer_or_list(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a list a row without an answer is an error."""
+    return {"oneOf": [answer, {"type": "array", "items": {"anyOf": [answer, _ref("Error")]}}]}
 
 
 def _deadline() -> dict[str, Any]:
