@@ -101,7 +101,9 @@ def children(parent: Running) -> set[int]:
 
 
 def handed(url: str) -> int:
-    found = re.search(r"^dataflow_stage_handed_total\{[^}]*\} (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    found = re.search(
+        r"^dataflow_stage_handed_total\{[^}]*\} (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE
+    )
     return int(float(found[1])) if found else 0
 
 
