@@ -64,12 +64,12 @@ def state_kept_over_an_abort(stack: ExitStack) -> None:
     write_all = Task.write_all
 
     def beside(self: Task) -> None:
-        keeper, replies = self._keeper, self._replies
+        keeper, beside_it = self._keeper, self._replies._producer
         if keeper is None:
             write_all(self)
             return
-        keeper.write(replies)
-        replies.flush(1)
+        keeper.write(beside_it)
+        beside_it.flush(1)
 
     stack.enter_context(patch.object(Task, "write_all", beside))
 
