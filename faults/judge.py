@@ -136,7 +136,10 @@ def _asked(case: Case, pipeline: str, finding: Finding) -> None:
     committed = {record_id: (n, answer) for record_id, n, answer in answers}
     requests = Counter(record_id for record_id, _ in case.evidence.requests[pipeline])
     records = Counter(record_id for record_id, *_ in answers)
-    answered = [told for told in case.answers if told.pipeline == pipeline and told.status == 200]
+    asked = [told for told in case.answers if told.pipeline == pipeline]
+    answered = [told for told in asked if told.status == 200]
+    if len(answered) * 2 < len(asked):
+        finding.wrong.append(f"of {len(asked)} callers of {pipeline} only {len(answered)} had an answer")
     for told in answered:
         if committed.get(told.record_id) != (told.n, told.answer):
             finding.wrong.append(

@@ -20,6 +20,14 @@ settings.register_profile("shared", deadline=None, derandomize="CI" in os.enviro
 settings.load_profile("shared")
 
 
+# Minutes long: begun last, they would keep one process busy while the others have nothing left to do.
+LONGEST = ("test_fault_suite.py", "test_benchmarks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 90.0) -> object:
     """Wait until `condition()` is truthy and return it; fail with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s

@@ -195,21 +195,26 @@ class Exchange:
         assert loop is not None, "started"
 
         def delivered(error: object | None) -> None:
-            if error is None:
-                pending.delivered += 1
-            else:
+            if error is not None:
                 loop.call_soon_threadsafe(self._refused, pending, error)
 
         def back() -> None:
             loop.call_soon_threadsafe(self._send_now, door, pending, values, ask)
 
         shared = _shared(door, ask)
-        return handover.give(Given(pending.record_ids, values, self._reply_prefix, shared, delivered, back))
+        given = Given(pending.record_ids, values, self._reply_prefix, shared, delivered, back)
+        # Its stage, which may be at work, is who hears of the acknowledgements; of a refusal it tells.
+        pending.delivered = len(values)
+        if handover.give(given):
+            return True
+        pending.delivered = 0
+        return False
 
     def _send_now(
         self, door: PipelineDoor, pending: Pending[Reply], values: Sequence[bytes | None], ask: Ask
     ) -> None:
         """Write by way of Kafka what a stage gave back."""
+        pending.delivered = 0
         self._unsent.append((door, pending, values, None, ask))
         if len(self._unsent) == 1:
             self._send_all()
@@ -313,7 +318,7 @@ class Exchange:
         self._poll_producers()  # or what the broker took just now would count as not taken
         now = self.clock_ms()
         for pending in self.pending.expire(now):
-            if pending.delivered < len(pending.record_ids):
+            if pending.delivered < len(pending.record_ids) or not (self._reader and self._reader.healthy):
                 self._wake(pending, _unavailable("the broker did not take the request in time", pending))
             elif pending.whole:
                 message = "no answer at the deadline"

@@ -32,10 +32,10 @@ LOOK_S: Final = 0.005
 # A lane without requests for so long is read from.
 QUIET_S: Final = 0.05
 # Requests wait so long for a lane that is read to its end; if none is by then, others write there all the time,
-HOLD_S: Final = 0.05
+HOLD_S: Final = 0.25
 # and it is tried again after this, each time later.
 RETRY_S: Final = 1.0
-RETRY_MAX_S: Final = 60.0
+RETRY_MAX_S: Final = 8.0
 # One wait for the reports of requests that may not run before.
 REPORT_WAIT_S: Final = 0.001
 
@@ -247,7 +247,7 @@ class Lanes:
         if any(lane.at_end for lane in self._lanes.values()):
             self._usable_s = now
         elif now - self._usable_s > HOLD_S:
-            lasted = now - self._listening_s > RETRY_MAX_S
+            lasted = now - self._listening_s > ATTENTIVE_S
             self._retry_s = RETRY_S if lasted else min(self._retry_s * 2, RETRY_MAX_S)
             self._attentive_until, self._retry_at = 0.0, now + self._retry_s
             return False

@@ -61,6 +61,7 @@ class StageLoop:
         self._restorer: Restorer | None = None
         self._parts: StageParts
         self._consumer: Consumer
+        self._source: Consumer  # the same, or with the hand-off
         self._producer: Producer
         self._replies: Replies
 
@@ -104,16 +105,16 @@ class StageLoop:
             # Even a node whose open fails half way is closed.
             stack.callback(getattr(node, "close", _nothing))
             getattr(node, "open", _nothing)()
-        self._consumer = self._fabric.consumer(program.plan.group)
+        self._source = self._consumer = self._fabric.consumer(program.plan.group)
         if self._parts.handover is not None:
             writer, eager = self._producer, not program.exactly_once
             if not eager:
                 writer = self._fabric.producer()
                 stack.callback(writer.close)
-            self._consumer = Lanes(self._consumer, self._parts.handover, writer, self._tasks, eager=eager)
+            self._source = Lanes(self._consumer, self._parts.handover, writer, self._tasks, eager=eager)
         stack.callback(self._end_transactions)
         stack.callback(self._close_states)
-        stack.callback(self._consumer.close)
+        stack.callback(self._source.close)
         if program.state is not None:
             self._restorer = Restorer(self._fabric, program.state.changelog)
         self._consumer.subscribe(sorted(program.intakes), self)
@@ -157,10 +158,10 @@ class StageLoop:
             raise
 
     def _turn(self, max_wait_s: float) -> None:
-        messages = self._consumer.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
+        messages = self._source.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
         if messages:
             self.dispatch(messages)
-        for position, end in self._consumer.ends().items():
+        for position, end in self._source.ends().items():
             if position in self._owned.get(position[1], ()) and position[1] in self._tasks:
                 self._tasks[position[1]].take_end(position, end)
         now = time.monotonic()
@@ -226,7 +227,7 @@ class StageLoop:
                 task.unread.lose_sight()
             elif partition in self.paused and not task.full:
                 self.paused.discard(partition)
-                self._consumer.resume(self._owned[partition])
+                self._source.resume(self._owned[partition])
 
     def _commit_if_due(self) -> None:
         now = time.monotonic()
@@ -331,7 +332,7 @@ class StageLoop:
         self._tasks[partition] = Task(
             self._parts.program, partition, self._producer, transaction, keeper, self._replies
         )
-        self._consumer.resume(self._owned[partition])
+        self._source.resume(self._owned[partition])
 
     def _rewind(self, positions: Iterable[Position]) -> None:
         """Read on from the committed offsets: what was fetched beyond them is fetched again."""

@@ -204,6 +204,7 @@ class MemoryTransaction(MemoryProducer):
 
     def start_commit(self, offsets: Mapping[Position, int], consumer: Consumer) -> None:
         assert self._open, "no transaction is open"
+        assert isinstance(consumer, MemoryConsumer), "one fabric makes both"
         self.poll(0)
         with self._fabric.changed:
             if self._fabric.epochs[self._name] != self._epoch:

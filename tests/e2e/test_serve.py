@@ -31,12 +31,13 @@ from tests.e2e.test_commands import SHARE
 pytestmark = pytest.mark.broker
 
 
-@pytest.fixture
-def deployed(bootstrap: str, tmp_path: Path, unique: str) -> Path:
+@pytest.fixture(params=["at_least_once", "exactly_once"])
+def deployed(bootstrap: str, tmp_path: Path, unique: str, request: pytest.FixtureRequest) -> Path:
     """A project whose one pipeline, `unique`, says y = 2 x and which process it was; deployed."""
     topic = f"kind: Topic\nname: {unique}\npartitions: 2\nfields: {{name: string, x: float64}}\n"
     pipeline = SMALL["pipelines/shown/pipeline.yaml"]
     pipeline = pipeline.replace("name: shown", f"name: {unique}").replace("plant.shown", unique)
+    pipeline += f"delivery: {request.param}\n"
     files = {
         "dataflow.yaml": "kind: Project\nname: shared\n",
         "topics/t.yaml": topic,
@@ -100,10 +101,9 @@ def children(parent: Running) -> set[int]:
     return {child.pid for child in psutil.Process(parent.process.pid).children()}
 
 
-def handed(url: str) -> int:
-    found = re.search(
-        r"^dataflow_stage_handed_total\{[^}]*\} (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE
-    )
+def handed(url: str, pipeline: str) -> int:
+    line = rf'^dataflow_stage_handed_total\{{pipeline="{pipeline}"[^}}]*\}} (\S+)'
+    found = re.search(line, httpx.get(f"{url}/metrics").text, re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 
@@ -125,7 +125,7 @@ def test_requests_are_handed_over_and_are_in_the_log(
                 nonlocal asked
                 asked += 1
                 assert ask(float(asked)) == 2.0 * asked
-                return handed(url) >= 50
+                return handed(url, unique) >= 50
 
             wait_for(more, "requests to be handed over")
             foreign_runs_too(kafka, unique, ask)
@@ -205,8 +205,14 @@ def test_a_killed_process_loses_no_accepted_request_and_is_replaced(
             callers.good(200)
         failures = set(callers.told) - {"good"}
         assert failures <= {"ReadError", "RemoteProtocolError", "ConnectError"}, callers.told
-    plan = read_plans(kafka)[unique]
-    assert plan.answer is not None
+        plan = read_plans(kafka)[unique]
+        assert plan.answer is not None
+        positions = [(plan.answer.requests_topic, p) for p in range(2)]
+        ends = kafka.admin().offsets(positions, LATEST)
+        group = plan.stages[0].group
+        wait_for(
+            lambda: kafka.admin().group_offsets(group, positions) == ends, "what the dead left to be done"
+        )
     asked = ids_in(kafka, plan.answer.requests_topic)
     answered = ids_in(kafka, plan.edges[plan.answer.edges[0]].topics[0])
     assert len(asked) >= callers.told["good"]

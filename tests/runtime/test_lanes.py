@@ -97,7 +97,7 @@ class Handing(Stages):
         """A loop with its lanes at a clock moved by hand, ready for requests."""
         loop = self.loop()
         loop.open(stack)
-        loop._consumer._clock = lambda: self.seconds  # type: ignore[attr-defined]  # that of the lanes
+        loop._source._clock = lambda: self.seconds  # type: ignore[attr-defined]  # that of the lanes
         self.turn(loop)
         assert not self.handover.give(Asked("pass").given), "none is wanted before the first came"
         self.turn(loop)
@@ -313,8 +313,8 @@ def test_where_others_write_all_the_time_requests_go_by_kafka(tmp_path: Path) ->
         def busy() -> None:
             world.foreign("pass")
             # More has come meanwhile, each time it is looked.
-            loop._consumer._consumer.high = lambda _: 10**9  # type: ignore[attr-defined]
-            loop._consumer._consumer.ends = dict  # type: ignore[attr-defined]
+            loop._consumer.high = lambda position: 10**9  # type: ignore[method-assign]
+            loop._consumer.ends = dict  # type: ignore[method-assign]
 
         world.seconds += ATTENTIVE_S * 1.1
         world.turn(loop, 1)
