@@ -24,7 +24,7 @@ demo: setup ## the flagship on a real broker: train, replay, ask, tap, trace
 	$(RUN) python scripts/demo.py
 
 test: setup ## all tests, real broker included
-	$(RUN) pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(RUN) pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 check: setup ## format, lint, types, import rules, generated docs
 	$(UV) lock --check --quiet

@@ -73,7 +73,7 @@ def test_the_quick_run_holds() -> None:
             [
                 "codes missing on flow.last",
                 "codes missing on kept.loud",
-                "codes missing on plain.tag",
+                r"codes missing on plain\.",
                 "requests to handed that nothing came of",
             ],
         ),
