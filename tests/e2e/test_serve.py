@@ -58,6 +58,7 @@ class Callers:
         self._lock = threading.Lock()
         self.told: Counter[Any] = Counter()
         self.workers: set[int] = set()
+        self.ids: set[bytes] = set()  # of requests that were answered
         self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(count)]
 
     def _ask(self, number: int) -> None:
@@ -71,10 +72,11 @@ class Callers:
                     said = answer.json()
                     good = answer.status_code == 200 and said["y"] == 2 * x
                     told: Any = "good" if good else (answer.status_code, answer.text[:100])
-                    worker = said.get("worker", 0)
+                    worker, record_id = said.get("worker", 0), answer.headers.get("df-id", "")
                 except httpx.HTTPError as error:
-                    told, worker = type(error).__name__, 0
+                    told, worker, record_id = type(error).__name__, 0, ""
                 with self._lock:
+                    self.ids.add(record_id.encode())
                     self.told[told] += 1
                     self.workers.add(worker)
 
@@ -216,7 +218,11 @@ def test_a_killed_process_loses_no_accepted_request_and_is_replaced(
     asked = ids_in(kafka, plan.answer.requests_topic)
     answered = ids_in(kafka, plan.edges[plan.answer.edges[0]].topics[0])
     assert len(asked) >= callers.told["good"]
-    assert asked == answered
+    assert asked <= answered
+    # At least once a request and what was made of it go out side by side: a kill may fall in between.
+    orphans = answered - asked
+    assert not orphans & callers.ids
+    assert not orphans or plan.delivery == "at_least_once"
 
 
 def ids_in(kafka: KafkaFabric, topic: str) -> set[bytes]:
