@@ -25,7 +25,7 @@ class Pending(Generic[Result]):
     results     one per row in the rows' order, None while it is waited for
     missing     rows without a result
     whole       one bad row ends the request (a V2 request has one status); else every row is waited for
-    delivered   rows whose record the log has acknowledged
+    delivered   rows whose record the log has acknowledged, or that a stage of this process has been given to write
     waiter      whatever the owner wakes when the request ends
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -191,15 +192,13 @@ class Exchange:
         handover = self._inside.to(door.name, door.version)
         if handover is None or len(values) > limits.MAX_BATCH_RECORDS:
             return False
-        loop = self._loop
-        assert loop is not None, "started"
 
         def delivered(error: object | None) -> None:
             if error is not None:
-                loop.call_soon_threadsafe(self._refused, pending, error)
+                self._soon(self._refused, pending, error)
 
         def back() -> None:
-            loop.call_soon_threadsafe(self._send_now, door, pending, values, ask)
+            self._soon(self._send_now, door, pending, values, ask)
 
         shared = _shared(door, ask)
         given = Given(pending.record_ids, values, self._reply_prefix, shared, delivered, back)
@@ -287,8 +286,14 @@ class Exchange:
 
     def _deliver_soon(self, replies: Sequence[Reply]) -> None:
         """`deliver`, from any thread."""
+        self._soon(self.deliver, replies)
+
+    def _soon(self, call: Callable[..., None], *arguments: object) -> None:
+        """Have the event loop call it, from any thread."""
         assert self._loop is not None, "started"
-        self._loop.call_soon_threadsafe(self.deliver, replies)
+        # A loop that has ended told all who waited; the stage that brings something late goes on.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     def deliver(self, replies: Sequence[Reply]) -> None:
         """Take replies in, from whatever brought them."""

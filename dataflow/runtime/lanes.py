@@ -158,7 +158,7 @@ class Lane:
 
 
 class Lanes:
-    """A stage's consumer with the hand-off to it: `poll` gives the tasks what requests there are, and returns the rest.
+    """Stands before a stage's consumer: `poll` gives the tasks what requests there are, and returns what is fetched.
 
     Belongs to the stage's thread. `tasks` are those of the stage, by partition, as they are now. Not `eager`: requests
     run only once they are acknowledged; their `producer` is idempotent then, and polled by nobody else.
@@ -188,14 +188,6 @@ class Lanes:
         self._listening_s = 0.0  # since when requests are taken
         self._retry_at = 0.0
         self._retry_s = RETRY_S
-        self.subscribe = consumer.subscribe
-        self.assign = consumer.assign
-        self.pause = consumer.pause
-        self.seek = consumer.seek
-        self.commit = consumer.commit
-        self.committed = consumer.committed
-        self.position = consumer.position
-        self.high = consumer.high
 
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
         """As `Consumer.poll`; requests are handed to a task meanwhile, and end the wait."""

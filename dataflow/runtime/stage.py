@@ -61,7 +61,7 @@ class StageLoop:
         self._restorer: Restorer | None = None
         self._parts: StageParts
         self._consumer: Consumer
-        self._source: Consumer  # the same, or with the hand-off
+        self._source: Consumer | Lanes  # where records come from: the same, or with the hand-off before it
         self._producer: Producer
         self._replies: Replies
 

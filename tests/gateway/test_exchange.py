@@ -11,11 +11,12 @@ import orjson
 import pytest
 
 from dataflow.core.errors import TransportError
-from dataflow.core.inprocess import Reply
+from dataflow.core.inprocess import InProcess, Reply
 from dataflow.core.limits import MAX_RECORD_BYTES
 from dataflow.gateway import exchange, replies
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.replies import ReplyReader
+from dataflow.planner.plan import REPLIES
 from dataflow.transport.api import EARLIEST, Delivered, Header
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryConsumer, MemoryMessage, MemoryProducer
@@ -220,3 +221,16 @@ def test_a_request_larger_than_a_record_may_be() -> None:
     answer = talk(steps, answer=None)
     assert answer.status_code == 413
     assert "row 0" in answer.json()["error"]
+
+
+def test_what_a_stage_brings_after_the_gateway_has_ended_does_no_harm() -> None:
+    inside = InProcess()
+
+    async def live() -> None:
+        made = exchange.Exchange(fabric_for(plan_of()), (REPLIES, 0), inside=inside)
+        await made.start()
+        assert not inside.desk.waits(f"{REPLIES}/0/unknown".encode())
+        await made.close()
+
+    asyncio.run(live())
+    inside.desk.deliver([Reply(b"late", "ok", b"", "sums", b"")])

@@ -8,7 +8,7 @@ from pathlib import Path
 from dataflow.core import headers, ids
 from dataflow.core.inprocess import Given, Handover
 from dataflow.planner.plan import REPLIES, Plan
-from dataflow.runtime.lanes import ATTENTIVE_S, HOLD_S, LOOK_S, QUIET_S, RETRY_S
+from dataflow.runtime.lanes import ATTENTIVE_S, HOLD_S, LOOK_S, QUIET_S, RETRY_S, Lanes
 from dataflow.runtime.stage import StageLoop
 from dataflow.transport.api import Delivered, Header
 from dataflow.transport.memory import MemoryFabric
@@ -97,7 +97,8 @@ class Handing(Stages):
         """A loop with its lanes at a clock moved by hand, ready for requests."""
         loop = self.loop()
         loop.open(stack)
-        loop._source._clock = lambda: self.seconds  # type: ignore[attr-defined]  # that of the lanes
+        assert isinstance(loop._source, Lanes)
+        loop._source._clock = lambda: self.seconds
         self.turn(loop)
         assert not self.handover.give(Asked("pass").given), "none is wanted before the first came"
         self.turn(loop)
