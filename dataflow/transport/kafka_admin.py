@@ -173,11 +173,13 @@ class KafkaAdmin:
         if not positions:
             return {}
         # Asked by a consumer that never joins: librdkafka's admin client ends the process with a segmentation fault
-        # when the broker says that the group's coordinator has moved (its issue 5040).
+        # when the broker says that the group's coordinator has moved (its issue 5040). Read-committed it would wait for
+        # open transactions with offsets, a dead worker's too, until they time out; uncommitted ones are never told.
+        own = {"group.id": group, "isolation.level": "read_uncommitted"}
         with self._lock:
             asking = self._asking.get(group)
             if asking is None:
-                asking = self._asking[group] = ck.Consumer({**self._settings, "group.id": group}, logger=log)
+                asking = self._asking[group] = ck.Consumer({**self._settings, **own}, logger=log)
         try:
             found = asking.committed([ck.TopicPartition(*p) for p in positions], timeout=ADMIN_TIMEOUT_S)
         except ck.KafkaException as error:

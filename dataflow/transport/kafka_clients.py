@@ -200,7 +200,7 @@ class KafkaConsumer:
             self._raise_kept()
             if self._gone:
                 messages = self._without_gone(messages)
-        if any(m.error() is not None for m in messages):
+        if self._new_ends or any(m.error() is not None for m in messages):
             return [m for m in messages if self._is_record(m)]
         return messages
 
@@ -216,6 +216,8 @@ class KafkaConsumer:
     def _is_record(self, message: ck.Message) -> bool:
         error = message.error()
         if error is None:
+            # Also in one batch: it was the end, and then this was written.
+            self._new_ends.pop((message.topic(), message.partition()), None)
             return True
         place = f"{message.topic()}[{message.partition()}]"
         if error.code() == ck.KafkaError._PARTITION_EOF:

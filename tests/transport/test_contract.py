@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import confluent_kafka as ck
 import pytest
 
 from dataflow.core.errors import FencedError, OffsetOutOfRangeError, RecordTooLargeError
 from dataflow.transport.api import EARLIEST, LATEST, Consumer, Fabric, Header, Message, Position
+from dataflow.transport.kafka import KafkaFabric
+from dataflow.transport.kafka_clients import KafkaConsumer
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.murmur import murmur2_partition
 from tests.conftest import wait_for
@@ -315,6 +318,26 @@ def test_an_aborted_transaction_is_never_seen(fabric: Fabric, unique: str) -> No
     consumer.close()
     assert values(fabric, unique, 1) == [b"seen"]
     producer.close()
+
+
+@pytest.mark.broker
+def test_offsets_are_told_while_a_transaction_holds_newer_ones(
+    kafka: KafkaFabric, bootstrap: str, unique: str
+) -> None:
+    """A worker that was killed leaves such a transaction until it times out; who asks for the lag does not wait for it."""
+    kafka.admin().create(unique, 1, {})
+    fill(kafka, unique, [b"a", b"b"])
+    consumer = owning(kafka, unique, unique)
+    assert isinstance(consumer, KafkaConsumer)
+    consumer.commit({(unique, 0): 1}, wait=True)
+    dead = ck.Producer({"bootstrap.servers": bootstrap, "transactional.id": unique})
+    dead.init_transactions(10)
+    dead.begin_transaction()
+    newer = [ck.TopicPartition(unique, 0, 2)]
+    dead.send_offsets_to_transaction(newer, consumer.client.consumer_group_metadata(), 10)
+    assert kafka.admin().group_offsets(unique, [(unique, 0)]) == {(unique, 0): 1}
+    dead.abort_transaction(10)
+    consumer.close()
 
 
 def test_closing_undoes_what_is_open(fabric: Fabric, unique: str) -> None:

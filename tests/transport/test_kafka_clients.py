@@ -20,6 +20,7 @@ from dataflow.transport.kafka_clients import KafkaConsumer
 class Fetched:
     place: Position
     number: int
+    found: ck.KafkaError | None = None
 
     def topic(self) -> str:
         return self.place[0]
@@ -30,8 +31,8 @@ class Fetched:
     def offset(self) -> int:
         return self.number
 
-    def error(self) -> None:
-        return None
+    def error(self) -> ck.KafkaError | None:
+        return self.found
 
 
 @dataclass
@@ -132,6 +133,20 @@ def test_a_partition_that_went_and_came_back_in_one_call_is_read_again(consumer:
     client.rest = rest
     assert list(consumer.poll(10, 0)) == []
     assert client.seeks == [(A, 5)]
+
+
+def test_an_end_that_is_one_no_more_is_not_told(consumer: KafkaConsumer) -> None:
+    """Who takes it for the newest reads what came after it again."""
+    end = ck.KafkaError(ck.KafkaError._PARTITION_EOF)
+    consumer.client.first = Fetched(A, 7, end)
+    consumer.client.rest = lambda: [Fetched(B, 3, end), Fetched(A, 7)]
+    assert [m.offset() for m in consumer.poll(10, 0)] == [7]
+    assert consumer.ends() == {B: 3}
+    consumer.client.rest = list
+    consumer.poll(10, 0)
+    consumer.client.first = Fetched(A, 7)
+    consumer.poll(10, 0)
+    assert consumer.ends() == {}
 
 
 def test_an_unknown_committed_offset_is_not_taken_for_none(consumer: KafkaConsumer) -> None:
