@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,9 +47,13 @@ class Client:
     seeks: list[tuple[Position, int]] = field(default_factory=list)
     answer: list[ck.TopicPartition] | None = None
     callbacks: dict[str, Any] = field(default_factory=dict)
+    subscribed: int = 0
 
     def subscribe(self, topics: Sequence[str], **callbacks: Any) -> None:
+        self.subscribed += 1
         self.callbacks = callbacks
+
+    def unsubscribe(self) -> None: ...
 
     def poll(self, timeout: float) -> Fetched | None:
         return self.first
@@ -265,3 +270,36 @@ def test_a_commit_refused_for_some_partitions_raises(consumer: KafkaConsumer) ->
     consumer.client.answer = [part(A, 1), failed]
     with pytest.raises(TransportError, match="committing the offset of t"):
         consumer.commit({A: 1, B: 4}, wait=True)
+
+
+def test_a_member_whose_heartbeat_was_not_answered_joins_anew_but_not_all_the_time(
+    consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("dataflow.transport.kafka_clients.time.monotonic", lambda: now[0])
+    shown: list[tuple[object, ...]] = []
+    monkeypatch.setattr(kafka_clients.log, "log", lambda *said: shown.append(said))
+    notices = kafka_clients._Notices(logging.ERROR, consumer._unheard)
+    unheard = (
+        "GroupCoordinator/1: Timed out ConsumerGroupHeartbeatRequest in flight (after 1001ms, timeout #0)"
+    )
+
+    def after(seconds: float) -> int:
+        """How often it has subscribed by then."""
+        now[0] += seconds
+        consumer.poll(10, 0)
+        return int(consumer.client.subscribed)
+
+    assert after(0) == 1
+    notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
+    assert (after(1), after(1.5), after(60)) == (1, 2, 2)
+    for _ in range(3):
+        notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
+    assert (after(2.5), after(60)) == (3, 3)
+    notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
+    assert after(2.5) == 4
+    notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
+    assert (after(2.5), after(9)) == (4, 5)
+    notices.log(30, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", "Timed out 1 in-flight")
+    notices.log(40, "%s [%s] %s", "FAIL", "rdkafka#consumer-1", "no broker")
+    assert (after(60), [said[0] for said in shown]) == (5, [40])
