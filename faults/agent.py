@@ -126,8 +126,16 @@ def lay_debug(contexts: str, stats: Path | None) -> None:
         made = {**settings, **({"debug": contexts, "log_level": 7} if contexts else {})}
         if stats is not None:
             path = stats / f"stats-{next(numbers)}"
-            made |= {"statistics.interval.ms": 5_000, "stats_cb": path.write_text}
+            made |= {"statistics.interval.ms": 5_000, "stats_cb": both(path.write_text, made.get("stats_cb"))}
         return made
+
+    def both(write: Callable[[str], object], heard: Callable[[str], None] | None) -> Callable[[str], None]:
+        def told(text: str) -> None:
+            write(text)
+            if heard is not None:
+                heard(text)
+
+        return told
 
     def loud(made: Any) -> Callable[..., Any]:
         # With a logger its lines wait for the next poll: without one they are written by the client's own threads.

@@ -50,8 +50,10 @@ class ShadowFabric:
         made = self._fabric.transactionals(names, latency_first=latency_first)
         return [_ShadowedTransaction(self, producer) for producer in made]
 
-    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
-        return self._fabric.consumer(group, start=start)
+    def consumer(
+        self, group: str | None = None, *, start: int = EARLIEST, together: bool = False
+    ) -> Consumer:
+        return self._fabric.consumer(group, start=start, together=together)
 
     def admin(self) -> Admin:
         return self._fabric.admin()

@@ -80,11 +80,13 @@ class Handed(list[Message]):
     """Requests given to a task as one batch.
 
     barrier  counts the acknowledgements of the requests themselves, and then those of their outputs
+    flush    waits for those of the requests
     ends     where the partition stands once they are done: as far as their offsets are known to be those expected
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flush: Callable[[float], int]) -> None:
         super().__init__()
+        self.flush = flush
         self.barrier = Barrier()
         self.ends: dict[Position, int] = {}
 
@@ -120,7 +122,7 @@ class Lane:
 
     def write(self, given: Iterable[Given], producer: Producer, now_s: float) -> Handed:
         """Send the records of requests to this lane's partition, as one batch."""
-        handed, position = Handed(), self.position
+        handed, position = Handed(producer.flush), self.position
         topic, partition = position
         barrier, now_ms = handed.barrier, int(now_s * 1000)
         for request in given:
@@ -161,7 +163,7 @@ class Lanes:
     """Stands before a stage's consumer: `poll` gives the tasks what requests there are, and returns what is fetched.
 
     Belongs to the stage's thread. `tasks` are those of the stage, by partition, as they are now. Not `eager`: requests
-    run only once they are acknowledged; their `producer` is idempotent then, and polled by nobody else.
+    run only once they are acknowledged; their `producer`, which is theirs alone, is idempotent then.
     """
 
     def __init__(
@@ -283,6 +285,11 @@ class Lanes:
             handed[:] = [record for record in handed if 0 <= record.offset() < end]
             if handed and self._current(lane):
                 lane.task.take(lane.position, handed)
+
+    def serve_reports(self, wait_s: float) -> None:
+        """Take in what is acknowledged by now; waits up to `wait_s` for the first if any is due."""
+        waits = any(lane.unreported for lane in self._lanes.values())
+        self._producer.poll(wait_s if waits else 0)
 
     def _fetched(self, max_records: int, timeout_s: float) -> Sequence[Message]:
         messages = self._consumer.poll(max_records, timeout_s)

@@ -87,8 +87,7 @@ class StageLoop:
             self.open(stack)
             while not self._stopping.is_set():
                 self.turn()
-            if not self._torn:
-                self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
+            self._drain(list(self._tasks), time.monotonic() + limits.DRAIN_TIMEOUT_MS / 1000)
         self._parts.program.metrics.state = "stopped"
 
     def open(self, stack: ExitStack) -> None:
@@ -105,12 +104,13 @@ class StageLoop:
             # Even a node whose open fails half way is closed.
             stack.callback(getattr(node, "close", _nothing))
             getattr(node, "open", _nothing)()
-        self._source = self._consumer = self._fabric.consumer(program.plan.group)
+        together = len(program.intakes) > 1
+        self._source = self._consumer = self._fabric.consumer(program.plan.group, together=together)
         if self._parts.handover is not None:
-            writer, eager = self._producer, not program.exactly_once
-            if not eager:
-                writer = self._fabric.producer()
-                stack.callback(writer.close)
+            eager = not program.exactly_once
+            # Its own connection: behind one another, a request and what is made of it would take two round trips.
+            writer = self._fabric.producer(single_flight=eager)
+            stack.callback(writer.close)
             self._source = Lanes(self._consumer, self._parts.handover, writer, self._tasks, eager=eager)
         stack.callback(self._end_transactions)
         stack.callback(self._close_states)
@@ -158,7 +158,8 @@ class StageLoop:
             raise
 
     def _turn(self, max_wait_s: float) -> None:
-        messages = self._source.poll(limits.MAX_BATCH_RECORDS, min(self._wait_s(), max_wait_s))
+        wait = 0.0 if self._restoring else wait_s(self._tasks.values(), self._clock() * 1000)
+        messages = self._source.poll(limits.MAX_BATCH_RECORDS, min(wait, max_wait_s))
         if messages:
             self.dispatch(messages)
         for position, end in self._source.ends().items():
@@ -173,8 +174,7 @@ class StageLoop:
         now_ms = int(self._clock() * 1000)
         for task in self._tasks.values():
             task.step(now_ms)
-        caller_waits = any(t.caller_waits for t in self._tasks.values())
-        self._producer.poll(ACK_WAIT_S if caller_waits else 0)
+        self._serve_reports(ACK_WAIT_S if any(t.caller_waits for t in self._tasks.values()) else 0)
         for task in self._tasks.values():
             task.poll()
             task.collect()
@@ -183,6 +183,11 @@ class StageLoop:
         self._replies.hand_over()
         if self._inputs_ended.is_set():
             self._tell_end()
+
+    def _serve_reports(self, wait_s: float) -> None:
+        if isinstance(self._source, Lanes):
+            self._source.serve_reports(wait_s)
+        self._producer.poll(wait_s)
 
     def _restore(self, restorer: Restorer) -> None:
         """Go on restoring state, and start the tasks whose state is complete."""
@@ -201,9 +206,6 @@ class StageLoop:
                 task.drain()
         elif self.idle:
             self.drained.set()
-
-    def _wait_s(self) -> float:
-        return 0.0 if self._restoring else wait_s(self._tasks.values(), self._clock() * 1000)
 
     def dispatch(self, messages: Sequence[Message]) -> None:
         """Hand fetched records to their tasks; what is no longer ours is left to its next owner."""
@@ -281,7 +283,7 @@ class StageLoop:
             now_ms = int(self._clock() * 1000)
             for task in tasks:
                 task.step(now_ms)
-            self._producer.poll(BUSY_WAIT_S)
+            self._serve_reports(BUSY_WAIT_S)
             for task in tasks:
                 task.poll()
                 task.collect()

@@ -269,9 +269,9 @@ class Task:
     def _bury(self, hand: InHand) -> None:
         """A dead letter for each record that failed, and for each timer."""
         stage = self._stage
-        if any(m.offset() < 0 for m in hand.messages) and any(ended.error for ended in hand.ended):
+        if isinstance(hand.messages, Handed) and any(ended.error for ended in hand.ended):
             # A dead letter says at which offset its record is.
-            self._records.flush(limits.DRAIN_TIMEOUT_MS / 1000)
+            hand.messages.flush(limits.DRAIN_TIMEOUT_MS / 1000)
         pipeline = stage.origin.partition("@")[0]
         for message, ended in letters_of(hand, stage.intakes, stage.codecs, self._partition, pipeline):
             send_dead_letter(self._records, stage.origin, message, ended, hand.barrier)

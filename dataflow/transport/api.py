@@ -216,8 +216,13 @@ class Fabric(Protocol):
         """One for each name, made side by side; where one fails there is none."""
         ...
 
-    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> Consumer:
-        """A consumer in `group`, or groupless. `start`: where a group without a committed offset begins."""
+    def consumer(
+        self, group: str | None = None, *, start: int = EARLIEST, together: bool = False
+    ) -> Consumer:
+        """A consumer in `group`, or groupless. `start`: where a group without a committed offset begins.
+
+        `together`: a member owns the same partition numbers of all topics. All members must say the same.
+        """
         ...
 
     def admin(self) -> Admin: ...

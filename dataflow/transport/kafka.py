@@ -72,6 +72,8 @@ _CONSUMER: Final[dict[str, Any]] = {
     "queued.max.messages.kbytes": limits.CONSUMER_QUEUE_KBYTES,
 }
 
+_CLASSIC: Final[dict[str, Any]] = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+
 
 class KafkaFabric:
     """A Kafka cluster at `bootstrap`; `settings` are librdkafka's own and win over ours."""
@@ -81,7 +83,7 @@ class KafkaFabric:
         self._settings = {**_COMMON, **(settings or {}), "bootstrap.servers": bootstrap}
         self._admin: KafkaAdmin | None = None
         self._lock = threading.Lock()
-        self._group_settings: dict[str, Any] | None = None
+        self._protocol: str | None = None  # of groups, once it is known
 
     @property
     def security(self) -> dict[str, str]:
@@ -111,12 +113,14 @@ class KafkaFabric:
             failing.pop_all()
         return made
 
-    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> KafkaConsumer:
+    def consumer(
+        self, group: str | None = None, *, start: int = EARLIEST, together: bool = False
+    ) -> KafkaConsumer:
         settings = {**_CONSUMER, **self._for_role("consumer")}
         if group is None:
             # librdkafka wants a name even where there is no group; nothing is ever committed to it.
             return KafkaConsumer({**settings, "group.id": "dataflow.none"}, start)
-        return KafkaConsumer({**settings, **self._groups(), "group.id": group}, start)
+        return KafkaConsumer({**settings, **self._groups(together=together), "group.id": group}, start)
 
     def admin(self) -> KafkaAdmin:
         with self._lock:
@@ -158,19 +162,13 @@ class KafkaFabric:
         }[role]
         return {k: v for k, v in self._settings.items() if not k.startswith(unwanted)}
 
-    def _groups(self) -> dict[str, Any]:
+    def _groups(self, *, together: bool) -> dict[str, Any]:
         """KIP-848 where the broker's session is short enough to move a killed worker's partitions, else classic."""
-        if self._group_settings is None:
+        if self._protocol is None:
             session_ms = self.admin().group_session_ms()
-            self._group_settings = (
-                {"group.protocol": "consumer", "group.remote.assignor": "range"}
-                if session_ms is not None
-                and session_ms <= MAX_SESSION_MS
-                and "group.protocol" not in self._settings
-                else {
-                    "partition.assignment.strategy": "cooperative-sticky",
-                    "session.timeout.ms": 6_000,
-                    "heartbeat.interval.ms": 500,
-                }
-            )
-        return self._group_settings
+            short = session_ms is not None and session_ms <= MAX_SESSION_MS
+            self._protocol = self._settings.get("group.protocol") or ("consumer" if short else "classic")
+        if self._protocol == "consumer":
+            return {"group.protocol": "consumer", "group.remote.assignor": "range"}
+        # Sticky gives one member all of one topic and another all of the other: nobody would own a partition whole.
+        return {"partition.assignment.strategy": "range" if together else "cooperative-sticky", **_CLASSIC}

@@ -24,18 +24,12 @@ from dataflow.transport.kafka_errors import (
     refused,
     translated,
 )
+from dataflow.transport.kafka_signs import Signs, leave_behind
 
 log = logging.getLogger("dataflow.kafka")
 
 # A member that the group refused learns with a heartbeat or two that it has lost its partitions.
 MAX_FENCED_S: Final = 10.0
-# librdkafka's levels are those of syslog.
-_NOTICE: Final = 5
-_PYTHON_LEVELS: Final = {4: logging.WARNING, _NOTICE: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
-# A member whose heartbeat was not answered in time joins anew after a while, in which the coordinator is back, and not
-# more often than this.
-REJOIN_AFTER_S: Final = 2.0
-REJOIN_EVERY_S: Final = 10.0
 # Where nobody waits, a commit whose answer does not come by then is sent again: around the death of a coordinator the
 # client may never give one, and without new records there would be no other commit.
 COMMIT_ANSWER_S: Final = 5.0
@@ -107,35 +101,13 @@ class _Asked:
     again_s: float
 
 
-class _Notices:
-    """Stands where librdkafka wants a logger: passes on what is to be seen, and listens for lost heartbeats.
-
-    The answer to a heartbeat may tell the member what to give up or to take. librdkafka 2.16 sends one that is not
-    answered in time again, but not so that the broker would tell it once more: the two disagree from then on, and the
-    partition has no owner. Nothing but the client's own notice says that it happened.
-    """
-
-    def __init__(self, shown: int, lost: Callable[[], None]) -> None:
-        self._shown = shown
-        self._lost = lost
-
-    def log(self, level: int, message: str, *arguments: str) -> None:
-        """As `logging.Logger.log`; `arguments` are the facility, the client's name and the text."""
-        facility, _, text = arguments
-        if facility == "REQTMOUT" and "ConsumerGroupHeartbeatRequest in flight" in text:
-            self._lost()
-        elif level >= self._shown:
-            log.log(level, message, *arguments)
-
-
 class KafkaConsumer:
     def __init__(self, settings: Mapping[str, Any], start: int) -> None:
-        self._rejoin_at_s = math.inf
-        self._rejoined_s = -math.inf
-        wanted = int(settings.get("log_level", 3))
-        heard = {"log_level": max(wanted, _NOTICE), "on_commit": self._on_commit}
-        notices = _Notices(_PYTHON_LEVELS.get(wanted, logging.ERROR), self._unheard)
-        self.client = ck.Consumer({**settings, **heard}, logger=notices)
+        self._signs = Signs(int(settings.get("log_level", 3)), time.monotonic())
+        own = {**self._signs.settings(), "on_commit": self._on_commit}
+        self.client = ck.Consumer({**settings, **own}, logger=self._signs)
+        # A member gives up all it owns whenever the group changes.
+        self._eager = settings.get("partition.assignment.strategy") == "range"
         self._start = start
         self._asked: dict[Position, _Asked] = {}
         # The newest offset that is known to be committed, of what was asked for since it is ours: -1 where none is.
@@ -165,34 +137,30 @@ class KafkaConsumer:
                 if partition.offset < 0:
                     partition.offset = start
                 self._starts[partition.topic, partition.partition] = partition.offset
-            consumer.incremental_assign(committed)
+            if self._eager:
+                consumer.assign(committed)
+            else:
+                consumer.incremental_assign(committed)
             rebalance.assigned(_positions(committed))
 
         def revoked(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
             rebalance.revoked(_positions(partitions))
-            self._forget(partitions)
-            consumer.incremental_unassign(partitions)
+            leave(consumer, partitions)
 
         def lost(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
             rebalance.lost(_positions(partitions))
+            leave(consumer, partitions)
+
+        def leave(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
             self._forget(partitions)
-            consumer.incremental_unassign(partitions)
+            if self._eager:
+                consumer.unassign()
+            else:
+                consumer.incremental_unassign(partitions)
 
         told = {"on_assign": assigned, "on_revoke": revoked, "on_lost": lost}
         self._told = {name: self._kept(call) for name, call in told.items()}
         self.client.subscribe(list(topics), **self._told)
-
-    def _unheard(self) -> None:
-        """A heartbeat was not answered in time."""
-        self._rejoin_at_s = min(
-            self._rejoin_at_s, max(time.monotonic() + REJOIN_AFTER_S, self._rejoined_s + REJOIN_EVERY_S)
-        )
-
-    def _rejoin(self) -> None:
-        log.info("a heartbeat was not answered in time: this member joins the group anew")
-        self._rejoined_s, self._rejoin_at_s = time.monotonic(), math.inf
-        self.client.unsubscribe()
-        self.client.subscribe(list(self._topics), **self._told)
 
     def _kept(self, call: Callable[[ck.Consumer, list[ck.TopicPartition]], None]) -> Callable[..., None]:
         """A callback whose exception is raised by `poll` or `close`, and not by the client within them.
@@ -235,8 +203,9 @@ class KafkaConsumer:
         self.client.assign([ck.TopicPartition(t, p, named.get(o, o)) for (t, p), o in offsets.items()])
 
     def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
-        if time.monotonic() > self._rejoin_at_s:
-            self._rejoin()
+        if self._signs.polled(time.monotonic()):
+            self.client.unsubscribe()
+            self.client.subscribe(list(self._topics), **self._told)
         # `consume(n, timeout)` waits for n messages or the whole timeout; poll + drain has no such wait.
         first = self.client.poll(timeout_s)
         self._raise_kept()
@@ -374,6 +343,9 @@ class KafkaConsumer:
         return reached
 
     def close(self) -> None:
+        if self._signs.dead:
+            leave_behind(self.client)
+            return
         self.client.close()
         self._fenced_s = None
         self._raise_kept()

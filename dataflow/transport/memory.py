@@ -52,7 +52,10 @@ class MemoryFabric:
     ) -> Sequence[MemoryTransaction]:
         return [self.transactional(name, latency_first=latency_first) for name in names]
 
-    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> MemoryConsumer:
+    def consumer(
+        self, group: str | None = None, *, start: int = EARLIEST, together: bool = False
+    ) -> MemoryConsumer:
+        del together  # they always are
         return MemoryConsumer(self, group, start)
 
     def admin(self) -> MemoryFabric:

@@ -141,7 +141,9 @@ class Flaky(MemoryFabric):
         self.faults = faults
         self.away = threading.Event()
 
-    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> MemoryConsumer:
+    def consumer(
+        self, group: str | None = None, *, start: int = EARLIEST, together: bool = False
+    ) -> MemoryConsumer:
         return _FlakyConsumer(self, group, start)
 
 

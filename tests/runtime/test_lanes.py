@@ -206,7 +206,7 @@ def test_no_offset_beyond_a_strangers_record_is_committed_before_that_has_run(tm
         world.ask("pass", first=100)
         world.turn(loop, 1)
         SlowProducer.held = False
-        loop._producer.poll(0)
+        loop._serve_reports(0)
         for task in loop._tasks.values():
             task.collect()
         loop.commit_now()

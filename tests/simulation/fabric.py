@@ -105,7 +105,9 @@ class ProcessFabric:
     def transactionals(self, names: Sequence[str], *, latency_first: bool = False) -> list[SimTransaction]:
         return [self.transactional(name, latency_first=latency_first) for name in names]
 
-    def consumer(self, group: str | None = None, *, start: int = EARLIEST) -> SimConsumer:
+    def consumer(
+        self, group: str | None = None, *, start: int = EARLIEST, together: bool = False
+    ) -> SimConsumer:
         made = SimConsumer(self._cluster, self._process, group, start)
         if group is not None:
             self._process.consumers.append(made)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import math
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +14,7 @@ import confluent_kafka as ck
 import pytest
 
 from dataflow.core.errors import FencedError, TransportError
-from dataflow.transport import kafka_clients
+from dataflow.transport import kafka_clients, kafka_signs
 from dataflow.transport.api import EARLIEST, Position
 from dataflow.transport.kafka_clients import KafkaConsumer
 
@@ -272,34 +274,64 @@ def test_a_commit_refused_for_some_partitions_raises(consumer: KafkaConsumer) ->
         consumer.commit({A: 1, B: 4}, wait=True)
 
 
+class Clock:
+    """Monotonic seconds, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = time.monotonic()
+        monkeypatch.setattr("dataflow.transport.kafka_clients.time.monotonic", lambda: self.now_s)
+
+
 def test_a_member_whose_heartbeat_was_not_answered_joins_anew_but_not_all_the_time(
     consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("dataflow.transport.kafka_clients.time.monotonic", lambda: now[0])
-    shown: list[tuple[object, ...]] = []
-    monkeypatch.setattr(kafka_clients.log, "log", lambda *said: shown.append(said))
-    notices = kafka_clients._Notices(logging.ERROR, consumer._unheard)
-    unheard = (
-        "GroupCoordinator/1: Timed out ConsumerGroupHeartbeatRequest in flight (after 1001ms, timeout #0)"
-    )
+    clock = Clock(monkeypatch)
+    shown: list[int] = []
+    monkeypatch.setattr(kafka_signs.log, "log", lambda level, *said: shown.append(level))
+    late = "GroupCoordinator/1: Timed out ConsumerGroupHeartbeatRequest in flight (after 1001ms, timeout #0)"
+
+    def missed(facility: str = "REQTMOUT", text: str = late, level: int = 20) -> None:
+        consumer._signs.log(level, "%s [%s] %s", facility, "rdkafka#consumer-1", text)
 
     def after(seconds: float) -> int:
         """How often it has subscribed by then."""
-        now[0] += seconds
-        consumer.poll(10, 0)
+        for _ in range(math.ceil(seconds / 0.5)):
+            clock.now_s += 0.5
+            consumer.poll(10, 0)
+            consumer._signs._alive("{}")
         return int(consumer.client.subscribed)
 
-    assert after(0) == 1
-    notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
-    assert (after(1), after(1.5), after(60)) == (1, 2, 2)
+    missed()
+    assert (after(2), after(1), after(60)) == (1, 2, 2)
     for _ in range(3):
-        notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
-    assert (after(2.5), after(60)) == (3, 3)
-    notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
-    assert after(2.5) == 4
-    notices.log(20, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", unheard)
-    assert (after(2.5), after(9)) == (4, 5)
-    notices.log(30, "%s [%s] %s", "REQTMOUT", "rdkafka#consumer-1", "Timed out 1 in-flight")
-    notices.log(40, "%s [%s] %s", "FAIL", "rdkafka#consumer-1", "no broker")
-    assert (after(60), [said[0] for said in shown]) == (5, [40])
+        missed()
+    assert (after(4), after(60)) == (3, 3)
+    missed()
+    assert after(3) == 4
+    missed()
+    assert (after(6), after(5)) == (4, 5)
+    missed(text="Timed out 1 in-flight, 0 retry-queued", level=30)
+    missed("FAIL", "no broker", 40)
+    assert (after(60), shown) == (5, [40])
+
+
+def test_a_client_without_signs_of_life_is_given_up_and_not_closed(
+    consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    closed: list[object] = []
+    monkeypatch.setattr(Client, "close", closed.append)
+    for _ in range(20):
+        clock.now_s += 3600  # a slow node: who does not poll does not hear
+        consumer.poll(10, 0)
+    consumer._signs._alive("{}")
+    for _ in range(59):
+        clock.now_s += 0.5
+        consumer.poll(10, 0)
+    clock.now_s += 1
+    with pytest.raises(TransportError, match="has not said a word"):
+        consumer.poll(10, 0)
+    references = sys.getrefcount(consumer.client)
+    consumer.close()
+    assert not closed
+    assert sys.getrefcount(consumer.client) > references
