@@ -9,28 +9,30 @@ answers from several nodes make second replies normal.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from dataflow.core.errors import GatewayError
 from dataflow.core.limits import MAX_PENDING_REQUESTS
+from dataflow.core.schema import Column
 from dataflow.core.shares import WHOLE, Share, union
 
 Result = TypeVar("Result")
 
 
 class Pending(Generic[Result]):
-    """One request in flight. Only the `Correlator` writes its bookkeeping; `delivered` and `waiter` are the owner's.
+    """One request in flight. Only the `Correlator` writes its bookkeeping; the last three are the owner's.
 
     results     one per row in the rows' order, None while it is waited for
     missing     rows without a result
     whole       one bad row ends the request (a V2 request has one status); else every row is waited for
     delivered   rows whose record the log has acknowledged, or that a stage of this process has been given to write
     waiter      whatever the owner wakes when the request ends
+    columns     the answers of all rows, where they were decoded with those of others
     """
 
     __slots__ = (
-        "deadline_ms", "delivered", "missing", "open", "record_ids", "request_id", "results", "waiter", "whole",
+        "columns", "deadline_ms", "delivered", "missing", "open", "record_ids", "request_id", "results", "waiter", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +47,7 @@ class Pending(Generic[Result]):
         self.open = True
         self.delivered = 0
         self.waiter: object = None
+        self.columns: Mapping[str, Column] | None = None
 
 
 class Correlator(Generic[Result]):

@@ -10,12 +10,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from dataflow.core import headers, ids, limits
-from dataflow.core.errors import DataflowError, RecordTooLargeError
+from dataflow.core.errors import DataflowError, GatewayError, RecordTooLargeError
 from dataflow.core.inprocess import Given, InProcess, Reply
 from dataflow.core.schema import Column
 from dataflow.core.shares import read_share
@@ -23,29 +22,14 @@ from dataflow.gateway.correlation import Correlator, Pending
 from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.http import RETRY_AFTER_S, RequestError
 from dataflow.gateway.replies import ReplyReader
-from dataflow.transport.api import Fabric, Header, Position, Producer
+from dataflow.gateway.together import Ask, Asked, Waiter, decode, encoded
+from dataflow.transport.api import Fabric, Position, Producer
 
 # Delivery reports are looked for this often while any is outstanding.
 REPORT_POLL_S: Final = 0.02
 # `Producer.send` waits when its queue is full, which here would stop every caller: refuse well before.
 MAX_UNSENT_RECORDS: Final = limits.PRODUCER_QUEUE_RECORDS * 3 // 4
 MAX_UNSENT_BYTES: Final = limits.PRODUCER_QUEUE_KBYTES * 1024 * 3 // 4
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What travels with a request's records: the deadline (Unix ms) and the caller's headers.
-
-    whole   one bad row ends the request
-    """
-
-    deadline_ms: int
-    whole: bool = True
-    headers: tuple[Header, ...] = ()
-
-
-# A request whose records go out at the end of this turn of the loop: the arguments of `Exchange._send`.
-_Unsent = tuple[PipelineDoor, Pending[Reply], Sequence[bytes | None], Sequence[bytes | None] | None, Ask]
 
 
 def now_ms() -> int:
@@ -72,7 +56,7 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline_ms = 0
         self._report_timer: asyncio.TimerHandle | None = None
-        self._unsent: list[_Unsent] = []
+        self._unsent: list[Asked] = []
         self._unsent_records = 0
         self._unsent_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,10 +114,7 @@ class Exchange:
         Raises GatewayError: 400 for a row that cannot be encoded, 413 for one too large, 429 or 503 when full or the
         broker is away, 504 for a whole request at its deadline.
         """
-        values = door.values(columns, rows)
-        keys = door.keys(columns, rows) if door.key else None
-        size = sum(len(value) for value in values if value is not None)
-        self._check_room(rows, size)
+        self._check_open()
         now = self.clock_ms()
         request_id = ids.mint(now)
         record_ids = (
@@ -143,12 +124,13 @@ class Exchange:
         )
         pending = self.pending.open(request_id, record_ids, ask.deadline_ms, now, whole=ask.whole)
         assert self._loop is not None, "started"
-        pending.waiter = waiter = self._loop.create_future()
+        waiter = self._loop.create_future()
+        pending.waiter = Waiter(waiter, door)
         try:
-            self._unsent.append((door, pending, values, keys, ask))
+            self._unsent.append(Asked(door, pending, columns, rows, ask))
             if len(self._unsent) == 1:
-                # Requests that came in the same turn of the loop go out together: the broker, the worker and the reply
-                # reader then have one batch where each would have had one record many times.
+                # Requests that came in the same turn of the loop go out together: they are encoded at once, and the
+                # broker, the worker and the reply reader have one batch where each would have had one record many times.
                 self._loop.call_soon(self._send_all)
             self._schedule(ask.deadline_ms, now)
             await waiter
@@ -156,11 +138,14 @@ class Exchange:
             self.pending.close(pending)  # a caller who went away, or a record that could not be sent
         return pending
 
-    def _check_room(self, rows: int, size: int) -> None:
+    def _check_open(self) -> None:
         if self.draining or not self._producers:
             raise _unavailable("the gateway is stopping" if self.draining else "the gateway is starting")
         if self._reader is None or not self._reader.healthy:
             raise _unavailable("the broker is away")
+
+    def _check_room(self, values: Sequence[bytes | None]) -> None:
+        rows, size = len(values), sum(len(value) for value in values if value is not None)
         # One request alone may be larger than the limit: it is let through when nothing else waits.
         full = (
             self._unsent_records + rows > MAX_UNSENT_RECORDS or self._unsent_bytes + size > MAX_UNSENT_BYTES
@@ -170,20 +155,33 @@ class Exchange:
 
     def _send_all(self) -> None:
         unsent, self._unsent = self._unsent, []
-        for door, pending, values, keys, ask in unsent:
-            if not pending.open:  # its caller went away meanwhile
-                continue
-            if keys is None and self._given(door, pending, values, ask):
-                continue
-            try:
-                self._send(door, pending, values, keys, ask)
-            except RequestError as error:
-                self.pending.close(pending)
-                self._wake(pending, error)
+        doors: dict[int, list[Asked]] = {}
+        for asked in unsent:
+            if asked.pending.open:  # its caller did not go away meanwhile
+                doors.setdefault(id(asked.door), []).append(asked)
+        for group in doors.values():
+            for asked, values in zip(group, encoded(group), strict=True):
+                try:
+                    if isinstance(values, GatewayError):
+                        raise values
+                    self._check_room(values)
+                    door = asked.door
+                    keys = door.keys(asked.columns, asked.rows) if door.key else None
+                    if keys is not None or not self._given(door, asked.pending, values, asked.ask):
+                        self._send(door, asked.pending, values, keys, asked.ask)
+                except GatewayError as error:
+                    self._fail(asked.pending, error)
+        self._sent()
+
+    def _sent(self) -> None:
         self._poll_producers()
         if self._unsent_records and self._report_timer is None:
             assert self._loop is not None, "started"
             self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
+
+    def _fail(self, pending: Pending[Reply], error: GatewayError) -> None:
+        if self.pending.close(pending):
+            self._wake(pending, error)
 
     def _given(
         self, door: PipelineDoor, pending: Pending[Reply], values: Sequence[bytes | None], ask: Ask
@@ -214,9 +212,12 @@ class Exchange:
     ) -> None:
         """Write by way of Kafka what a stage gave back."""
         pending.delivered = 0
-        self._unsent.append((door, pending, values, None, ask))
-        if len(self._unsent) == 1:
-            self._send_all()
+        if pending.open:
+            try:
+                self._send(door, pending, values, None, ask)
+            except GatewayError as error:
+                self._fail(pending, error)
+            self._sent()
 
     def _send(
         self,
@@ -277,8 +278,7 @@ class Exchange:
             self._refused(pending, error)
 
     def _refused(self, pending: Pending[Reply], error: object) -> None:
-        if self.pending.close(pending):
-            self._wake(pending, _unavailable(f"the broker did not take the request: {error}", pending))
+        self._fail(pending, _unavailable(f"the broker did not take the request: {error}", pending))
 
     def _waits(self, record_id: bytes) -> bool:
         """Whether the reply to a record is waited for here. From any thread."""
@@ -298,6 +298,7 @@ class Exchange:
     def deliver(self, replies: Sequence[Reply]) -> None:
         """Take replies in, from whatever brought them."""
         resolve, listeners = self.pending.resolve, self.listeners
+        all_ended = []
         for reply in replies:
             if listeners and reply.record_id in listeners:
                 listeners[reply.record_id](reply)
@@ -308,7 +309,11 @@ class Exchange:
             else:
                 ended = resolve(reply.record_id, reply, good=reply.good)
             if ended is not None:
-                self._wake(ended, None)
+                all_ended.append(ended)
+        if len(all_ended) > 1:
+            decode(all_ended)
+        for ended in all_ended:
+            self._wake(ended, None)
 
     def _schedule(self, deadline_ms: int, now: int) -> None:
         if self._timer is None or deadline_ms < self._timer_deadline_ms:
@@ -335,15 +340,15 @@ class Exchange:
             # At least a ms ahead: the loop's clock and the wall clock need not agree on "now".
             self._schedule(following, min(now, following - 1))
 
-    def _wake(self, pending: Pending[Reply], error: RequestError | None) -> None:
+    def _wake(self, pending: Pending[Reply], error: GatewayError | None) -> None:
         waiter = pending.waiter
-        assert isinstance(waiter, asyncio.Future), "set by ask"
-        if waiter.done():
+        assert isinstance(waiter, Waiter), "set by ask"
+        if waiter.future.done():
             return
         if error is None:
-            waiter.set_result(None)
+            waiter.future.set_result(None)
         else:
-            waiter.set_exception(error)
+            waiter.future.set_exception(error)
 
 
 def _unavailable(message: str, pending: Pending[Reply] | None = None) -> RequestError:

@@ -22,10 +22,11 @@ from dataflow.core.inprocess import Reply
 from dataflow.core.limits import MAX_STREAM_BACKLOG, MAX_STREAMS
 from dataflow.core.shares import WHOLE, Share, read_share, union
 from dataflow.gateway.doors import PipelineDoor
-from dataflow.gateway.exchange import Ask, Exchange
+from dataflow.gateway.exchange import Exchange
 from dataflow.gateway.http import JSON, RETRY_AFTER_S, Request, RequestError, Response, Stream, parse_json
 from dataflow.gateway.infer import KEY_HEADER, RECORD_ID_HEADER, ask_of, caller_id_of, failure
 from dataflow.gateway.tail import LoopProducer, Record, Tail
+from dataflow.gateway.together import Ask
 from dataflow.transport.api import Fabric, Header, Message
 
 EVENTS: Final = b"text/event-stream; charset=utf-8"

@@ -14,8 +14,9 @@ from dataflow.core.limits import MAX_DEADLINE_MS
 from dataflow.core.schema import Column
 from dataflow.gateway import v2
 from dataflow.gateway.doors import PipelineDoor
-from dataflow.gateway.exchange import Ask, Exchange
+from dataflow.gateway.exchange import Exchange
 from dataflow.gateway.http import BINARY, JSON, Request, RequestError, Response
+from dataflow.gateway.together import Ask
 from dataflow.transport.api import Header
 
 DEADLINE_HEADER: Final = b"x-deadline-ms"
@@ -54,6 +55,9 @@ async def run_call(
     whole = whole_of(request, default=True, asked=call.row_errors)
     ask = ask_of(door, request, exchange.clock_ms(), caller_id, -(-call.timeout_us // 1000), whole=whole)
     pending = await exchange.ask(door, call.columns, call.count, ask)
+    if pending.columns is not None:
+        names = _names(door, caller_id, pending.request_id)
+        return names, dict(pending.columns), ((RECORD_ID_HEADER, pending.request_id),)
     return _parts(
         door, caller_id, pending.request_id, pending.record_ids, pending.results, detail, whole=whole
     )
@@ -85,9 +89,7 @@ def _parts(
     *,
     whole: bool,
 ) -> Parts:
-    names: dict[str, Any] = {
-        "model_name": door.name, "model_version": door.version, "id": caller_id or request_id.decode(),
-    }  # fmt: skip
+    names = _names(door, caller_id, request_id)
     if whole:
         columns = door.columns(answered(record_ids, replies, detail))
     else:
@@ -101,6 +103,10 @@ def _parts(
         # Parameters are texts, numbers or truths.
         names["parameters"] = {ROW_ERRORS: orjson.dumps(errors).decode()}
     return names, columns, ((RECORD_ID_HEADER, request_id),)
+
+
+def _names(door: PipelineDoor, caller_id: str, request_id: bytes) -> dict[str, Any]:
+    return {"model_name": door.name, "model_version": door.version, "id": caller_id or request_id.decode()}
 
 
 def _response(

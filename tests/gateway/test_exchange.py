@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import httpx
 import orjson
 import pytest
 
-from dataflow.core.errors import TransportError
+from dataflow.core import headers
+from dataflow.core.errors import GatewayError, TransportError
 from dataflow.core.inprocess import InProcess, Reply
 from dataflow.core.limits import MAX_RECORD_BYTES
-from dataflow.gateway import exchange, replies
+from dataflow.gateway import exchange, replies, together
 from dataflow.gateway.app import Gateway
 from dataflow.gateway.replies import ReplyReader
 from dataflow.planner.plan import REPLIES
 from dataflow.transport.api import EARLIEST, Delivered, Header
 from dataflow.transport.memory import MemoryFabric
 from dataflow.transport.memory_log import MemoryConsumer, MemoryMessage, MemoryProducer
-from tests.gateway.fixtures import Responder, fabric_for, plan_of, talk, tensors
+from tests.gateway.fixtures import Responder, Told, fabric_for, plan_of, talk, tensors, total
 
 INFER = "/v2/models/sums/infer"
 
@@ -236,3 +238,39 @@ def test_what_a_stage_brings_after_the_gateway_has_ended_does_no_harm() -> None:
 
     asyncio.run(live())
     inside.desk.deliver([Reply(b"late", "ok", b"", "sums", b"")])
+
+
+def test_requests_that_come_together_are_told_each_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are encoded in one go, and their answers decoded; one that cannot be encoded fails alone, one without an answer too."""
+    sizes: list[int] = []
+
+    def counted(group: Sequence[together.Asked]) -> list[list[bytes | None] | GatewayError]:
+        sizes.append(len(group))
+        return together.encoded(group)
+
+    monkeypatch.setattr(exchange, "encoded", counted)
+
+    def body(first: int, rows: int, name: str = "") -> bytes:
+        asked = tensors(rows, data=[float(first + row // 3) for row in range(rows * 3)])
+        asked["inputs"][1]["data"] = [name or f"n{first + row}" for row in range(rows)]
+        return orjson.dumps(asked)
+
+    asked = [(0, 1), (10, 2), (20, 1), (30, 3), (40, 1)]
+    bodies = [*(body(first, rows) for first, rows in asked), body(50, 1, "n" * (MAX_RECORD_BYTES + 1))]
+
+    async def steps(client: httpx.AsyncClient, _: Gateway) -> list[httpx.Response]:
+        calls = [client.post(INFER, content=content) for content in bodies]
+        found = await asyncio.gather(*calls)
+        return [*found, *await asyncio.gather(*(client.post(INFER, content=b) for b in bodies[:-1]))]
+
+    def answer(record: Mapping[str, Any]) -> Told:
+        bad = record["name"] == "n40"
+        return Told(status=headers.STATUS_FAILED, reason={"reason": "no"}) if bad else total(record)
+
+    answers = talk(steps, answer=answer)
+    assert [a.status_code for a in answers] == [200, 200, 200, 200, 500, 413, 200, 200, 200, 200, 500]
+    for (first, rows), *told in zip(asked[:4], answers[:4], answers[6:10], strict=True):
+        for outputs in (t.json()["outputs"] for t in told):
+            assert outputs[0]["data"] == [3.0 * (first + row) for row in range(rows)]
+            assert outputs[1]["data"] == [f"N{first + row}" for row in range(rows)]
+    assert max(sizes) > 1
