@@ -130,7 +130,6 @@ class Execution:
         self.holds: list[tuple[str, Sequence[Row], Sequence[int]]] = []
 
     def feed(self, edge: str, batch: Batch) -> None:
-        """Take in what was fetched of an edge."""
         self._offer(edge, batch)
 
     def fire(self, due: Sequence[tuple[str, Timer]]) -> None:
@@ -154,8 +153,7 @@ class Execution:
         self._end(node, self._program.runners[node].fire(timers, self._state(node)))
 
     def _misfire(self, node: str, timer: Timer, error: BaseException) -> None:
-        name = type(error).__name__
-        self.misfired.append(Misfire(timer, node, str(error) or name, name))
+        self.misfired.append(Misfire(timer, node, str(error) or type(error).__name__, type(error).__name__))
 
     def drain(self, node: int) -> None:
         """Tell a node that its inputs have ended. Raises what it raises."""
@@ -185,11 +183,15 @@ class Execution:
         """When to step again; only meaningful while not over. 0 is now."""
         return self._queue[0].due_ms
 
-    def step(self, now_ms: int) -> None:
-        """Run all that is due. Where the clock has gone back, what waits does so no longer than it was to."""
+    def see(self, now_ms: int) -> None:
+        """Note the time: where the clock has gone back, what waits does so no longer than it was to."""
         for work in self._queue if now_ms < self._now_ms else ():
             work.due_ms -= self._now_ms - now_ms
         self._now_ms = now_ms
+
+    def step(self, now_ms: int) -> None:
+        """Run all that is due."""
+        self.see(now_ms)
         while self._queue and self._queue[0].due_ms <= now_ms:
             self._run(heappop(self._queue), now_ms)
 
@@ -384,9 +386,8 @@ class Execution:
     ) -> None:
         self._sequence += 1
         # Order: due first, then upstream nodes before downstream ones, then first come.
-        heappush(
-            self._queue, _Work(due_ms, node, self._sequence, port, batch, attempts, held or [], places or {})
-        )
+        work = _Work(due_ms, node, self._sequence, port, batch, attempts, held or [], places or {})
+        heappush(self._queue, work)
 
 
 def _content(batches: Sequence[Batch], index: int) -> Content:

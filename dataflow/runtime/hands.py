@@ -57,6 +57,7 @@ class Hands:
         """The first with work now. What it holds back may have become free."""
         busy: set[bytes] = set()
         for hand in self._hands:
+            hand.execution.see(now_ms)
             if hand.behind is not None:
                 self._let_on(hand, busy, now_ms if self._deadlines else 0)
             if not hand.execution.over and hand.execution.due_ms <= now_ms:

@@ -355,6 +355,20 @@ def test_a_waiting_retry_holds_back_its_key_and_no_other(programs: dict[str, tup
     assert driven.committed == 7
 
 
+def test_a_retry_that_waits_by_a_clock_that_is_set_back_waits_no_longer(
+    programs: dict[str, tuple[Path, str]],
+) -> None:
+    driven = Driven(stage_of(programs), "durable")
+    driven.take(["retry", "pass"])
+    driven.take(["retry", "pass"])
+    for _ in range(4):
+        driven.task.step(3_600_000)
+    assert [offset_of(s) for s in driven.producer.to("p.a")] == [1], "the last has the key of the first"
+    for now_ms in (1_000, 1_010, 1_020, 1_020, 1_030, 1_030):
+        driven.task.step(now_ms)
+    assert sorted(offset_of(s) for s in driven.producer.to("p.a")) == [0, 1, 2, 3]
+
+
 def test_not_more_than_so_much_overtakes_a_retry(
     programs: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
