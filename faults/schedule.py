@@ -74,10 +74,13 @@ QUICK: Final[Mapping[tuple[str, str], int]] = {
 
 
 def schedule(seed: int, wanted: Mapping[tuple[str, str], int]) -> list[Fault]:
-    """Every fault of `wanted` as often as it says, in an order that the seed chooses."""
-    chosen = [kind for kind, count in wanted.items() for _ in range(count)]
+    """Every fault of `wanted` as often as it says, in an order that the seed chooses: one of each, then the others."""
+    once = [kind for kind, count in wanted.items() if count]
+    again = [kind for kind, count in wanted.items() for _ in range(count - 1)]
     order = random.Random(seed)
-    order.shuffle(chosen)
+    order.shuffle(once)
+    order.shuffle(again)
+    chosen = once + again
     return [
         Fault(number, kind, choice, order.randrange(1 << 32)) for number, (kind, choice) in enumerate(chosen)
     ]
