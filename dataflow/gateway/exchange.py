@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from dataflow.core import headers, ids, limits
-from dataflow.core.errors import DataflowError, GatewayError, RecordTooLargeError
+from dataflow.core.errors import DataflowError, RecordTooLargeError
 from dataflow.core.inprocess import Given, InProcess, Reply
 from dataflow.core.schema import Column
 from dataflow.core.shares import read_share
@@ -162,14 +162,14 @@ class Exchange:
         for group in doors.values():
             for asked, values in zip(group, encoded(group), strict=True):
                 try:
-                    if isinstance(values, GatewayError):
+                    if isinstance(values, Exception):
                         raise values
                     self._check_room(values)
                     door = asked.door
                     keys = door.keys(asked.columns, asked.rows) if door.key else None
                     if keys is not None or not self._given(door, asked.pending, values, asked.ask):
                         self._send(door, asked.pending, values, keys, asked.ask)
-                except GatewayError as error:
+                except Exception as error:  # noqa: BLE001 - its caller is told; the others are not to wait for it
                     self._fail(asked.pending, error)
         self._sent()
 
@@ -179,7 +179,7 @@ class Exchange:
             assert self._loop is not None, "started"
             self._report_timer = self._loop.call_later(REPORT_POLL_S, self._poll_reports)
 
-    def _fail(self, pending: Pending[Reply], error: GatewayError) -> None:
+    def _fail(self, pending: Pending[Reply], error: Exception) -> None:
         if self.pending.close(pending):
             self._wake(pending, error)
 
@@ -215,7 +215,7 @@ class Exchange:
         if pending.open:
             try:
                 self._send(door, pending, values, None, ask)
-            except GatewayError as error:
+            except RequestError as error:
                 self._fail(pending, error)
             self._sent()
 
@@ -340,7 +340,7 @@ class Exchange:
             # At least a ms ahead: the loop's clock and the wall clock need not agree on "now".
             self._schedule(following, min(now, following - 1))
 
-    def _wake(self, pending: Pending[Reply], error: GatewayError | None) -> None:
+    def _wake(self, pending: Pending[Reply], error: Exception | None) -> None:
         waiter = pending.waiter
         assert isinstance(waiter, Waiter), "set by ask"
         if waiter.future.done():

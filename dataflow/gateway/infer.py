@@ -55,7 +55,7 @@ async def run_call(
     whole = whole_of(request, default=True, asked=call.row_errors)
     ask = ask_of(door, request, exchange.clock_ms(), caller_id, -(-call.timeout_us // 1000), whole=whole)
     pending = await exchange.ask(door, call.columns, call.count, ask)
-    if pending.columns is not None:
+    if whole and pending.columns is not None:
         names = _names(door, caller_id, pending.request_id)
         return names, dict(pending.columns), ((RECORD_ID_HEADER, pending.request_id),)
     return _parts(

@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from dataflow.core.errors import GatewayError
 from dataflow.core.inprocess import Reply
 from dataflow.core.schema import Column
 from dataflow.gateway.correlation import Pending
@@ -52,8 +51,8 @@ class Waiter:
     door: PipelineDoor
 
 
-def encoded(group: Sequence[Asked]) -> list[list[bytes | None] | GatewayError]:
-    """The payloads of each request's records, or why it has none; the requests are of one door."""
+def encoded(group: Sequence[Asked]) -> list[list[bytes | None] | Exception]:
+    """The payloads of each request's records, or why it has none; the requests are of one door. Raises nothing."""
     door = group[0].door
     small = [asked for asked in group if sum(c.nbytes for c in asked.columns.values()) <= SMALL_BYTES]
     if len(small) == len(group) > 1:
@@ -63,13 +62,13 @@ def encoded(group: Sequence[Asked]) -> list[list[bytes | None] | GatewayError]:
                 {n: np.concatenate([asked.columns[n] for asked in group]) for n in door.request.names}, rows
             )
             return [values[at : at + asked.rows] for at, asked in zip(_starts(group), group, strict=False)]
-        except (GatewayError, ValueError):
-            pass  # one of them cannot be encoded: which, and why, is found one by one
-    made: list[list[bytes | None] | GatewayError] = []
+        except Exception:  # noqa: BLE001, S110 - one of them cannot be encoded: which, and why, is found one by one
+            pass
+    made: list[list[bytes | None] | Exception] = []
     for asked in group:
         try:
             made.append(door.values(asked.columns, asked.rows))
-        except GatewayError as error:
+        except Exception as error:  # noqa: BLE001 - its caller is told; the others are not to wait for it
             made.append(error)
     return made
 
@@ -92,8 +91,8 @@ def decode(ended: Iterable[Pending[Reply]]) -> None:
             continue
         try:
             columns = door.columns(replies)
-        except GatewayError:
-            continue  # which of them it is, is found one by one
+        except Exception:  # noqa: BLE001, S112 - which of them it is, is found one by one
+            continue
         at = 0
         for pending in group:
             end = at + len(pending.results)

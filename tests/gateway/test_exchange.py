@@ -12,11 +12,13 @@ import orjson
 import pytest
 
 from dataflow.core import headers
-from dataflow.core.errors import GatewayError, TransportError
+from dataflow.core.errors import TransportError
 from dataflow.core.inprocess import InProcess, Reply
 from dataflow.core.limits import MAX_RECORD_BYTES
+from dataflow.core.schema import Column
 from dataflow.gateway import exchange, replies, together
 from dataflow.gateway.app import Gateway
+from dataflow.gateway.doors import PipelineDoor
 from dataflow.gateway.replies import ReplyReader
 from dataflow.planner.plan import REPLIES
 from dataflow.transport.api import EARLIEST, Delivered, Header
@@ -244,7 +246,7 @@ def test_requests_that_come_together_are_told_each_its_own(monkeypatch: pytest.M
     """They are encoded in one go, and their answers decoded; one that cannot be encoded fails alone, one without an answer too."""
     sizes: list[int] = []
 
-    def counted(group: Sequence[together.Asked]) -> list[list[bytes | None] | GatewayError]:
+    def counted(group: Sequence[together.Asked]) -> list[list[bytes | None] | Exception]:
         sizes.append(len(group))
         return together.encoded(group)
 
@@ -259,7 +261,8 @@ def test_requests_that_come_together_are_told_each_its_own(monkeypatch: pytest.M
     bodies = [*(body(first, rows) for first, rows in asked), body(50, 1, "n" * (MAX_RECORD_BYTES + 1))]
 
     async def steps(client: httpx.AsyncClient, _: Gateway) -> list[httpx.Response]:
-        calls = [client.post(INFER, content=content) for content in bodies]
+        entry = {"x-row-errors": "entry"}
+        calls = [client.post(INFER, content=c, headers=entry if i == 1 else {}) for i, c in enumerate(bodies)]
         found = await asyncio.gather(*calls)
         return [*found, *await asyncio.gather(*(client.post(INFER, content=b) for b in bodies[:-1]))]
 
@@ -273,4 +276,24 @@ def test_requests_that_come_together_are_told_each_its_own(monkeypatch: pytest.M
         for outputs in (t.json()["outputs"] for t in told):
             assert outputs[0]["data"] == [3.0 * (first + row) for row in range(rows)]
             assert outputs[1]["data"] == [f"N{first + row}" for row in range(rows)]
+    assert answers[1].json()["parameters"] == {"row_errors": "[]"}
     assert max(sizes) > 1
+
+
+def test_what_we_do_wrong_with_one_request_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = PipelineDoor.values
+
+    def broken(door: PipelineDoor, columns: Mapping[str, Column], rows: int) -> list[bytes | None]:
+        if "n50" in columns["name"].tolist():
+            raise ZeroDivisionError
+        return values(door, columns, rows)
+
+    monkeypatch.setattr(PipelineDoor, "values", broken)
+    good, bad = tensors(1), tensors(1)
+    bad["inputs"][1]["data"] = ["n50"]
+
+    async def steps(client: httpx.AsyncClient, _: Gateway) -> list[int]:
+        calls = [client.post(INFER, content=orjson.dumps(body)) for body in (good, bad, good)]
+        return [answer.status_code for answer in await asyncio.gather(*calls)]
+
+    assert talk(steps) == [200, 500, 200]
