@@ -35,9 +35,13 @@ def commit_before_output() -> None:
 
 
 def without_fencing() -> None:
-    """Every process has transactional ids of its own, works on with what it lost, and asks no group before it commits."""
+    """Every process has transactional ids of its own, works on with what it lost, and asks no group before it commits.
+
+    Its transactions stay open until it does: the broker must not end them first, however slow the machine.
+    """
     from dataflow.core.errors import TransportError
     from dataflow.runtime import stage
+    from dataflow.transport import kafka_transactions
     from dataflow.transport.kafka_transactions import KafkaTransaction
 
     commit = KafkaTransaction.start_commit
@@ -56,6 +60,8 @@ def without_fencing() -> None:
 
     patch(stage.StageLoop, "lost", go_on)
     patch(stage.StageLoop, "revoked", go_on)
+    patient = {"transaction.timeout.ms": 120_000, "delivery.timeout.ms": 120_000}
+    patch(kafka_transactions, "SETTINGS", {**kafka_transactions.SETTINGS, **patient})
 
 
 def without_contiguous_tracking() -> None:
