@@ -19,7 +19,15 @@ from benchmarks.projects import session_of
 Message = MutableMapping[str, Any]
 
 
-def application(model: Path) -> Callable[..., Awaitable[None]]:
+async def keep_nothing(question: bytes, answer: bytes) -> None:
+    """What this server does about durability; `raw_durable` does something."""
+    del question, answer
+
+
+def application(
+    model: Path, keep: Callable[[bytes, bytes], Awaitable[None]] = keep_nothing
+) -> Callable[..., Awaitable[None]]:
+    """`keep` has the floats of the request and of its answer before the caller has them."""
     session = session_of(model)
 
     async def answer(
@@ -30,6 +38,7 @@ def application(model: Path) -> Callable[..., Awaitable[None]]:
         given = asked["inputs"][0]
         x = np.array(given["data"], dtype=np.float32).reshape(given["shape"])
         (y,) = session.run(["y"], {"x": x})
+        await keep(x.tobytes(), y.tobytes())
         output = {"name": "y", "shape": list(y.shape), "datatype": "FP32", "data": y.ravel()}
         body = orjson.dumps(
             {"model_name": "mlp", "id": asked.get("id"), "outputs": [output]},
@@ -42,12 +51,12 @@ def application(model: Path) -> Callable[..., Awaitable[None]]:
     return answer
 
 
-def main(model: str, port: str) -> None:
+def serve(app: Callable[..., Awaitable[None]], port: int) -> None:
     uvicorn.run(
-        application(Path(model)), port=int(port), loop="uvloop", http="httptools", ws="none", lifespan="off",
+        app, port=port, loop="uvloop", http="httptools", ws="none", lifespan="off",
         access_log=False, log_level="warning", server_header=False, date_header=False,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(application(Path(sys.argv[1])), int(sys.argv[2]))

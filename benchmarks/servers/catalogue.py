@@ -105,6 +105,10 @@ HAND_WRITTEN: Final = Peer(
     "hand-written ASGI",
     lambda place: ("-m", "benchmarks.raw_server", str(place.model.path), place.numbers[0]),
 )
+HAND_WRITTEN_DURABLE: Final = Peer(
+    "hand-written ASGI, durable",
+    lambda place: ("-m", "benchmarks.raw_durable", str(place.model.path), place.numbers[0]),
+)
 # With the uvloop that it allows, 0.23, its worker process dies at its start under Python 3.11.
 MLSERVER: Final = Peer("MLServer", _mlserver, "mlserver==1.7.1", ("uvloop<0.22",))
 MLSERVER_ALONE: Final = Peer(
@@ -123,4 +127,6 @@ RAY: Final = Peer(
 PYTRITON: Final = Peer("PyTriton", _app("pytriton_app", 3), "nvidia-pytriton==0.7.0")
 TRITON: Final = Peer("Triton", _triton, "nvidia-pytriton==0.7.0")
 
-ALL: Final = (HAND_WRITTEN, TRITON, PYTRITON, MLSERVER_ALONE, MLSERVER, KSERVE, LITSERVE, BENTOML, RAY)
+ALL: Final = (
+    HAND_WRITTEN, HAND_WRITTEN_DURABLE, TRITON, PYTRITON, MLSERVER_ALONE, MLSERVER, KSERVE, LITSERVE, BENTOML, RAY,
+)  # fmt: skip

@@ -49,7 +49,7 @@ def start_peer(cluster: Cluster, peer: Peer, model: Model) -> Server:
     folder = cluster.folder / f"peer-{name}-{model.name}-{time.monotonic_ns()}"
     folder.mkdir()
     place = Place(folder, (free_port(), free_port(), free_port()), model)
-    variables = peer.variables(place, python)
+    variables = {**peer.variables(place, python), "BOOTSTRAP": cluster.bootstrap}
     options: dict[str, Any] = {"python": python} if python else {}
     process = cluster.start(name, *peer.arguments(place), environment=variables, **options)
     http, grpc, _ = place.ports

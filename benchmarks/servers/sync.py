@@ -101,10 +101,11 @@ def run_durable(cluster: Cluster, *, quick: bool) -> Outcome:
 
 
 def run_eager(cluster: Cluster, *, quick: bool) -> Outcome:
-    """Against the server written by hand."""
+    """Against the server written by hand; beside it the one that has written what ours writes, when it answers."""
     hand = catalogue.HAND_WRITTEN
     goals = (Goal(hand, 1, "p50", 1 / 1.5), Goal(hand, 32, "rate", 0.8))
-    return _against(cluster, "sync-eager", "eager", goals, (hand,), quick=quick)
+    peers = (hand, catalogue.HAND_WRITTEN_DURABLE)
+    return _against(cluster, "sync-eager", "eager", goals, peers, quick=quick)
 
 
 def _against(
