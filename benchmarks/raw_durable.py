@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks.raw_server import application, serve
-from benchmarks.raw_trip import fast_producer
 
 
 class Log:
@@ -28,7 +28,13 @@ class Log:
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._topic = topic
-        self._producer = fast_producer(bootstrap)
+        # One request in flight, as ours: what comes meanwhile goes together, which at 32 callers was a third faster.
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap, "socket.nagle.disable": True, "linger.ms": 0, "acks": "all",
+                "max.in.flight.requests.per.connection": 1,
+            }
+        )  # fmt: skip
         self._reported: list[tuple[asyncio.Future[None], Any]] = []
         threading.Thread(target=self._serve, daemon=True).start()
 

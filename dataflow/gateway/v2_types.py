@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -144,7 +145,7 @@ def _number_column(declared: Field, tensor: InputTensor, nulls: list[int]) -> Co
         flat = elements.astype(kind, copy=False)
     else:
         nullable = field_type.nullable and not field_type.shape
-        flat = _converted(declared, tensor, FieldType(kind, nullable=nullable), elements)
+        flat = _converted(declared, tensor, _element(kind, nullable), elements)
         if nullable:
             flat[nulls] = None
             return flat
@@ -157,6 +158,12 @@ def _number_column(declared: Field, tensor: InputTensor, nulls: list[int]) -> Co
         column = object_column(_cut(declared, tensor, array))
     column[nulls] = None
     return column
+
+
+@cache
+def _element(kind: str, nullable: bool) -> FieldType:
+    """One number of a tensor. Kept: to make one takes as long as to read a small tensor's numbers."""
+    return FieldType(kind, nullable=nullable)
 
 
 def _cut(declared: Field, tensor: InputTensor, array: Column) -> list[Column]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -78,6 +81,20 @@ def test_times_before_the_epoch_are_the_epoch() -> None:
 
 def test_minted_ids_differ() -> None:
     assert len({ids.mint(1) for _ in range(10_000)}) == 10_000
+
+
+def test_threads_and_forks_mint_ids_of_their_own() -> None:
+    """What was drawn of the system's randomness for many ids is used once."""
+    with ThreadPoolExecutor(4) as pool:
+        minted = list(pool.map(lambda _: ids.mint(1), range(20_000), chunksize=50))
+    assert len(set(minted)) == 20_000
+    script = (
+        "import os; from dataflow.core import ids; ids.mint(1); child = os.fork();"
+        "os.write(1, ids.mint(1) + b' '); child and os.waitpid(child, 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    first, second = done.stdout.split()
+    assert first != second
 
 
 def test_no_positions_have_no_ids() -> None:
