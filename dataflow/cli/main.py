@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from dataflow.core.errors import DataflowError
+from dataflow.core import limits
+from dataflow.core.errors import DataflowError, nearest
 
 # Section -> command -> (where it is, what it does). The place is a command, or a list of commands that holds it.
 SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
@@ -72,8 +74,6 @@ class Commands(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             if args and not args[0].startswith("-"):
-                from dataflow.core.errors import nearest
-
                 hint = nearest(args[0], self.list_commands(ctx))
                 raise click.UsageError(f"no command '{args[0]}' ({hint})", ctx) from error
             raise
@@ -130,3 +130,15 @@ def _version(context: click.Context, _parameter: click.Parameter, value: bool) -
 def main(project: Path | None, debug: bool) -> None:
     """Streaming dataflow over Kafka: every stream durable and tappable, every caller answered."""
     del project, debug  # read by the commands and by `Commands.invoke`
+    _check_limits()
+
+
+def _check_limits() -> None:
+    """Raises DataflowError for a limit in the environment that there is not, or whose value it cannot have."""
+    for variable, value in limits.REFUSED:
+        raise DataflowError(f"{variable}='{value}'", hint="valid: a whole number of at least 1")
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(limits.PREFIX)
+        if name != variable and name not in limits.SETTABLE:
+            known = (limits.PREFIX + n for n in limits.SETTABLE)
+            raise DataflowError(f"{variable}: no limit that may be set", hint=nearest(variable, known))

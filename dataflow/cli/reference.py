@@ -182,10 +182,14 @@ def headers_page() -> str:
 
 
 def limits_table() -> str:
-    """Every bound with its reason."""
-    rows = [(c.name, c) for paragraph in constants_of(limits) for c in paragraph.constants]
-    shown = [(f"`{n}`", f"{getattr(limits, n):,}", c.comment or "as above") for n, c in rows]
-    return table(("limit", "value", "why"), shown)
+    """Every bound with its reason, and whether it may be set."""
+    shown = [
+        (f"`{c.name}`", f"{value:,}", "yes" if c.name in limits.SETTABLE else "", c.comment or "as above")
+        for paragraph in constants_of(limits)
+        for c in paragraph.constants
+        if isinstance(value := getattr(limits, c.name), int)
+    ]
+    return table(("limit", "value", "settable", "why"), shown)
 
 
 # ---------------------------------------------------------------- metrics
@@ -273,7 +277,11 @@ def settings_page() -> str:
         for part, model in models:
             head = f"### {title.partition(' ')[0]}: {part}" if part else f"## {title}"
             parts += [head, _prose(inspect.cleandoc(model.__doc__ or "")), _settings_table(model)]
-    parts += ["## Limits", "Bounds of the engine, each with its reason.", limits_table()]
+    told = (
+        "Bounds of the engine, each with its reason. What is settable is set for a process by an environment variable: "
+        f"`{limits.PREFIX}MAX_TAPS=200`. Times are in ms (`_MS`), sizes in bytes (`_BYTES`) or kB (`_KBYTES`)."
+    )
+    parts += ["## Limits", told, limits_table()]
     return _page("Settings", *parts)
 
 
