@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from multiprocessing import get_context
 from typing import Any, Final
 
 import confluent_kafka as ck
@@ -12,10 +16,13 @@ import numpy as np
 
 from faults.callers import PIPELINES
 from faults.reader import Seen, note
-from faults.story import PIECES, Edge, Integers, Story, total
-from faults.wire import Schemas, header, read_all
+from faults.story import EDGES, PIECES, Edge, Integers, Story, total
+from faults.wire import Schemas, consumer, end_of, header, partitions, read_all
 
+LETTERS_TOPIC: Final = "dataflow.dead-letters"
 _SAMPLES: Final = 5
+_READERS: Final = 2
+_BY_TOPIC: Final[Mapping[str, Edge]] = {e.topic: e for several in EDGES.values() for e in several}
 
 
 @dataclass
@@ -36,7 +43,7 @@ class Found:
         self.code.append(code)
         self.partition.append(message.partition())
         self.offset.append(message.offset())
-        self.identity.append(hash(header(message, "df-id")))
+        self.identity.append(_identity(message))
         origin = header(message, "df-origin")
         self.origins[origin] = self.origins.get(origin, 0) + 1
 
@@ -75,19 +82,45 @@ class Evidence:
     seen: Seen
 
 
-def gather(
-    bootstrap: str,
-    story: Story,
-    edges: Mapping[str, Sequence[Edge]],
-    letters_topic: str = "dataflow.dead-letters",
-) -> Evidence:
-    """Read everything. Edges by pipeline; a pipeline's input is `PIPELINE.events`."""
+def gather(bootstrap: str, story: Story) -> Evidence:
+    """Read everything: the edges of `story.EDGES`, inputs, dead letters, requests and answers."""
+    topics = [f"{p}.events" for p in EDGES] + list(_BY_TOPIC)
+    # Millions of records, decoded in Python: a core each.
+    with ProcessPoolExecutor(_READERS, mp_context=get_context("spawn")) as pool:
+        parts = [*pool.map(partial(_read, bootstrap, story), _shares(bootstrap, topics))]
+    made = Evidence({}, {}, {}, [], {}, {}, {})
+    for part in parts:
+        for whole, share in (
+            (made.edges, part.edges), (made.inputs, part.inputs), (made.poison, part.poison), (made.seen, part.seen)
+        ):  # fmt: skip
+            whole.update(share)  # type: ignore[arg-type]  # each pair is of one type
+    schemas = Schemas(bootstrap)
+    read_all(bootstrap, [LETTERS_TOPIC], lambda ms: made.letters.extend(_letter(schemas, m) for m in ms))
+    for pipeline in PIPELINES:
+        _gather_asked(bootstrap, schemas, made, pipeline)
+    return made
+
+
+def _shares(bootstrap: str, topics: Sequence[str]) -> list[list[str]]:
+    """As many lists of topics as there are readers, about equally many records in each."""
+    client = consumer(bootstrap)
+    sizes = dict.fromkeys(topics, 0)
+    for topic, partition in partitions(client, topics):
+        sizes[topic] += end_of(client, (topic, partition))
+    client.close()
+    shares: list[list[str]] = [[] for _ in range(_READERS)]
+    for topic in sorted(topics, key=lambda t: -sizes[t]):
+        min(shares, key=lambda share: sum(sizes[t] for t in share)).append(topic)
+    return shares
+
+
+def _read(bootstrap: str, story: Story, topics: Sequence[str]) -> Evidence:
+    """What is in some of the inputs and edges."""
     schemas = Schemas(bootstrap)
     schemas.read()
     made = Evidence({}, {}, {}, [], {}, {}, {})
-    by_topic = {e.topic: e for several in edges.values() for e in several}
-    made.edges = {t: Found(t) for t in by_topic}
-    made.inputs = {f"{p}.events": Found(f"{p}.events") for p in edges}
+    made.edges = {t: Found(t) for t in topics if t in _BY_TOPIC}
+    made.inputs = {t: Found(t) for t in topics if t not in _BY_TOPIC}
     made.poison = {t: [] for t in made.inputs}
 
     def take(messages: Sequence[ck.Message]) -> None:
@@ -97,12 +130,9 @@ def gather(
             if topic in made.inputs:
                 _take_input(made, story, schemas, message)
             else:
-                _take_output(made.edges[topic], by_topic[topic], story, schemas, message)
+                _take_output(made.edges[topic], _BY_TOPIC[topic], story, schemas, message)
 
-    read_all(bootstrap, [*made.inputs, *made.edges], take)
-    read_all(bootstrap, [letters_topic], lambda ms: made.letters.extend(_letter(schemas, m) for m in ms))
-    for pipeline in PIPELINES:
-        _gather_asked(bootstrap, schemas, made, pipeline)
+    read_all(bootstrap, topics, take)
     return made
 
 
@@ -138,8 +168,13 @@ def _letter(schemas: Schemas, message: ck.Message) -> Letter:
         int(header(message, "df-error-offset")),
         header(message, "df-error").decode(),
         code,
-        hash(header(message, "df-id")),
+        _identity(message),
     )
+
+
+def _identity(message: ck.Message) -> int:
+    """Of its id; the same in every process, as `hash` is not."""
+    return int.from_bytes(blake2b(header(message, "df-id"), digest_size=8).digest(), "little", signed=True)
 
 
 def _gather_asked(bootstrap: str, schemas: Schemas, made: Evidence, pipeline: str) -> None:

@@ -16,7 +16,6 @@ from faults.evidence import gather
 from faults.inject import inject
 from faults.judge import Judgement, judge
 from faults.schedule import FULL, QUICK, Fault, schedule
-from faults.story import EDGES
 from faults.world import TOPICS, Sizes, World
 
 Tell = Callable[[str], None]
@@ -49,7 +48,7 @@ def settings(seed: int, records: int, *, quick: bool) -> Settings:
     sizes = QUICK_SIZES if quick else FULL_SIZES
     if records:
         sizes = replace(sizes, records=records)
-    return Settings(seed, sizes, QUICK if quick else FULL, 110.0 if quick else 880.0)
+    return Settings(seed, sizes, QUICK if quick else FULL, 110.0 if quick else 960.0)
 
 
 def run(
@@ -129,7 +128,7 @@ def _end(world: World, incidents: list[Incident], tell: Tell) -> Judgement:
     world.watch.close()
     tell(f"drained in {time.monotonic() - began:.1f} s; reading everything")
     seen = world.reader.finish()
-    evidence = gather(world.brokers.bootstrap, world.story, EDGES)
+    evidence = gather(world.brokers.bootstrap, world.story)
     tell(f"judging {sum(len(f.code) for f in evidence.edges.values()):,} records of {len(TOPICS)} topics")
     for crew in world.crews.values():
         for agent, status in crew.left:
