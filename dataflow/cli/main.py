@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import click
 
-from dataflow.core import limits
 from dataflow.core.errors import DataflowError, nearest
+from dataflow.core.limit_settings import PREFIX, REFUSED, SETTABLE
 
 # Section -> command -> (where it is, what it does). The place is a command, or a list of commands that holds it.
 SECTIONS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
@@ -135,10 +135,10 @@ def main(project: Path | None, debug: bool) -> None:
 
 def _check_limits() -> None:
     """Raises DataflowError for a limit in the environment that there is not, or whose value it cannot have."""
-    for variable, value in limits.REFUSED:
+    for variable, value in REFUSED:
         raise DataflowError(f"{variable}='{value}'", hint="valid: a whole number of at least 1")
     for variable in sorted(os.environ):
-        name = variable.removeprefix(limits.PREFIX)
-        if name != variable and name not in limits.SETTABLE:
-            known = (limits.PREFIX + n for n in limits.SETTABLE)
+        name = variable.removeprefix(PREFIX)
+        if name != variable and name not in SETTABLE:
+            known = (PREFIX + n for n in SETTABLE)
             raise DataflowError(f"{variable}: no limit that may be set", hint=nearest(variable, known))

@@ -23,7 +23,9 @@ MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "retention": "How long records are kept; `forever` keeps them.",
         "retention_bytes": "How much of a partition is kept. Default: no limit.",
         "cleanup": "What happens to old records: `compact` keeps the newest of each key, as lookup tables need.",
-        "codec": "How records become bytes.",
+        "codec": "How records become bytes. `cloudevents`: JSON, as the data of structured events.",
+        "event_type": "What is published here are CloudEvents of this type, in binary mode unless the codec says otherwise. "
+        "Default: plain records; with codec `cloudevents` the topic's name.",
         "max_record_bytes": "Largest record; a larger one fails by itself.",
         "fields": "Name and type of each field.",
     },

@@ -1,4 +1,4 @@
-"""Codecs: the bytes of N records to columns at once, and back. Four of them: avro (default), arrow, json, raw."""
+"""Codecs: the bytes of N records to columns at once, and back: avro (default), arrow, json, cloudevents, raw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataflow.core.schema import Schema
 
 __all__ = ["CODECS", "Codec", "Decoded", "EncodedRows", "codec_for", "fingerprint"]
 
-CODECS: Final = ("avro", "arrow", "json", "raw")
+CODECS: Final = ("avro", "arrow", "json", "cloudevents", "raw")
 
 
 def codec_for(
@@ -35,6 +35,10 @@ def codec_for(
         from dataflow.codecs.json import JsonCodec
 
         return JsonCodec(schema, fingerprint(schema, name))
+    if name == "cloudevents":
+        from dataflow.codecs.events import EventsCodec
+
+        return EventsCodec(schema, fingerprint(schema, name))
     if name == "arrow":
         from dataflow.codecs.arrow import ArrowCodec
 

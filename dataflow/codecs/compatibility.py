@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dataflow.codecs import CODECS
 from dataflow.codecs.avro_schema import is_avro_enum
 from dataflow.core.errors import CodecError, nearest
 from dataflow.core.schema import TENSOR_KINDS, Field, FieldType, Schema
@@ -34,8 +35,8 @@ def unreadable(writer: Schema, reader: Schema, codec: str) -> list[tuple[str, st
     """Why records of `writer` cannot be read as `reader`: (field, what differs, what is allowed) each."""
     if codec == "raw":
         return []
-    if codec not in ("avro", "arrow", "json"):
-        raise CodecError(f"unknown codec '{codec}'", hint=nearest(codec, ("avro", "arrow", "json", "raw")))
+    if codec not in CODECS:
+        raise CodecError(f"unknown codec '{codec}'", hint=nearest(codec, CODECS))
     return _fields(writer.fields, reader.fields, codec, "")
 
 

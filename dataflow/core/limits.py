@@ -1,30 +1,10 @@
-"""Every bound in one place, each with its reason.
-
-One that is made by `_setting` may be set for a process: environment variable ``DATAFLOW_LIMIT_`` and its name, a whole
-number of at least 1. What is set there and is wrong stands in `REFUSED`, and the default holds: commands refuse to run.
-"""
+"""Every bound in one place, each with its reason. One that is made by `setting` may be set for a process, see there."""
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
-PREFIX: Final = "DATAFLOW_LIMIT_"
-SETTABLE: Final[set[str]] = set()
-REFUSED: Final[list[tuple[str, str]]] = []
-"""Variable and value, of those that are no whole number of at least 1."""
-
-
-def _setting(name: str, default: int) -> int:
-    SETTABLE.add(name)
-    given = os.environ.get(PREFIX + name, "").strip()
-    if not given:
-        return default
-    if not given.isdecimal() or not int(given):
-        REFUSED.append((PREFIX + name, given))
-        return default
-    return int(given)
-
+from dataflow.core.limit_settings import setting
 
 # One poll: big enough that per-batch costs vanish, small enough that a batch of small records takes ~10 ms.
 MAX_BATCH_RECORDS: Final = 500
@@ -38,13 +18,13 @@ MAX_RECORDS_WAITING: Final = 4_000
 # Offsets are committed this often: what a crash may run again, against a broker round trip.
 COMMIT_INTERVAL_MS: Final = 100
 # A drain (SIGTERM, revoked partition) may take this long before work in hand is left to the next owner.
-DRAIN_TIMEOUT_MS: Final = _setting("DRAIN_TIMEOUT_MS", 10_000)
+DRAIN_TIMEOUT_MS: Final = setting("DRAIN_TIMEOUT_MS", 10_000)
 # librdkafka's queue of fetched records per consumer: the default of 64 MB is most of a worker's memory budget.
-CONSUMER_QUEUE_KBYTES: Final = _setting("CONSUMER_QUEUE_KBYTES", 16_384)
+CONSUMER_QUEUE_KBYTES: Final = setting("CONSUMER_QUEUE_KBYTES", 16_384)
 # ... and so many records of one partition: 10 ms at full speed, where a fetch takes one; each takes 0.7 kB on top.
 CONSUMER_QUEUE_RECORDS: Final = 2_000
 # librdkafka's queue of unsent records per producer: as above.
-PRODUCER_QUEUE_KBYTES: Final = _setting("PRODUCER_QUEUE_KBYTES", 32_768)
+PRODUCER_QUEUE_KBYTES: Final = setting("PRODUCER_QUEUE_KBYTES", 32_768)
 PRODUCER_QUEUE_RECORDS: Final = 100_000
 # Record value limit unless a contract says otherwise: Kafka's own default, less room for headers.
 MAX_RECORD_BYTES: Final = 1_000_000
@@ -63,75 +43,75 @@ BROKER_RECORD_BYTES: Final = 1_048_588
 # Partitions one plan may create: [measured] 4,000 topics x 4 partitions bring a 384 MB broker down.
 MAX_PLAN_PARTITIONS: Final = 1_000
 # Requests one gateway holds unanswered; beyond it callers get 429 at once instead of a slow time-out.
-MAX_PENDING_REQUESTS: Final = _setting("MAX_PENDING_REQUESTS", 10_000)
+MAX_PENDING_REQUESTS: Final = setting("MAX_PENDING_REQUESTS", 10_000)
 # Rows in one request: each becomes a record.
-MAX_REQUEST_ROWS: Final = _setting("MAX_REQUEST_ROWS", 10_000)
+MAX_REQUEST_ROWS: Final = setting("MAX_REQUEST_ROWS", 10_000)
 # Body of one HTTP request.
-MAX_BODY_BYTES: Final = _setting("MAX_BODY_BYTES", 64 * 1024 * 1024)
+MAX_BODY_BYTES: Final = setting("MAX_BODY_BYTES", 64 * 1024 * 1024)
 # Bodies in hand of all requests together: one body's limit times the requests allowed would be all memory there is.
-MAX_BODIES_BYTES: Final = _setting("MAX_BODIES_BYTES", 4 * MAX_BODY_BYTES)
+MAX_BODIES_BYTES: Final = setting("MAX_BODIES_BYTES", 4 * MAX_BODY_BYTES)
 # Lists and objects in one JSON body: an empty list is 3 bytes of text and 64 of memory; 40 images as nested lists have these.
-MAX_JSON_CONTAINERS: Final = _setting("MAX_JSON_CONTAINERS", 2_000_000)
+MAX_JSON_CONTAINERS: Final = setting("MAX_JSON_CONTAINERS", 2_000_000)
 # HTTP connections of a gateway, [measured] 7 kB each; then the longest idle one makes room; where none is idle: 503.
-MAX_CONNECTIONS: Final = _setting("MAX_CONNECTIONS", 16_384)
+MAX_CONNECTIONS: Final = setting("MAX_CONNECTIONS", 16_384)
 # What stays for topics, files and models when connections take file descriptors.
-OTHER_DESCRIPTORS: Final = _setting("OTHER_DESCRIPTORS", 512)
+OTHER_DESCRIPTORS: Final = setting("OTHER_DESCRIPTORS", 512)
 # A request's line and headers: their number, and bytes together (traces and tokens take some kB); its address alone.
-MAX_HEADERS: Final = _setting("MAX_HEADERS", 128)
-MAX_HEAD_BYTES: Final = _setting("MAX_HEAD_BYTES", 64 * 1024)
-MAX_URL_BYTES: Final = _setting("MAX_URL_BYTES", 16 * 1024)
+MAX_HEADERS: Final = setting("MAX_HEADERS", 128)
+MAX_HEAD_BYTES: Final = setting("MAX_HEAD_BYTES", 64 * 1024)
+MAX_URL_BYTES: Final = setting("MAX_URL_BYTES", 16 * 1024)
 # Requests sent ahead on one connection while one is under way: clients that do it at all send a few.
-MAX_PIPELINED: Final = _setting("MAX_PIPELINED", 64)
+MAX_PIPELINED: Final = setting("MAX_PIPELINED", 64)
 # From the first byte of a request (or the connection's begin) to the end of its headers: more is somebody who holds us up.
-HEAD_TIMEOUT_MS: Final = _setting("HEAD_TIMEOUT_MS", 20_000)
+HEAD_TIMEOUT_MS: Final = setting("HEAD_TIMEOUT_MS", 20_000)
 # A body may take so long, and a second more for each of so many bytes: a poor mobile link is faster.
-BODY_TIMEOUT_MS: Final = _setting("BODY_TIMEOUT_MS", 20_000)
-MIN_BODY_BYTES_PER_S: Final = _setting("MIN_BODY_BYTES_PER_S", 16 * 1024)
+BODY_TIMEOUT_MS: Final = setting("BODY_TIMEOUT_MS", 20_000)
+MIN_BODY_BYTES_PER_S: Final = setting("MIN_BODY_BYTES_PER_S", 16 * 1024)
 # A body that goes on when its request is answered already (it was refused) is listened to for so long.
-LINGER_MS: Final = _setting("LINGER_MS", 5_000)
+LINGER_MS: Final = setting("LINGER_MS", 5_000)
 # A caller who takes nothing of an answer for so long is gone.
-STALL_TIMEOUT_MS: Final = _setting("STALL_TIMEOUT_MS", 30_000)
+STALL_TIMEOUT_MS: Final = setting("STALL_TIMEOUT_MS", 30_000)
 # Answers not yet taken by their callers, all together; beyond it those who were slowest are cut off.
-MAX_UNSENT_BYTES: Final = _setting("MAX_UNSENT_BYTES", 4 * MAX_BODY_BYTES)
+MAX_UNSENT_BYTES: Final = setting("MAX_UNSENT_BYTES", 4 * MAX_BODY_BYTES)
 # An idle connection is kept for so long: longer than the 60 s of load balancers, that they close first and never fall on a
 # closed one.
-KEEP_ALIVE_MS: Final = _setting("KEEP_ALIVE_MS", 75_000)
+KEEP_ALIVE_MS: Final = setting("KEEP_ALIVE_MS", 75_000)
 # At the end idle connections stay for so long: a request that is under way to us is answered, with `Connection: close`.
-FAREWELL_MS: Final = _setting("FAREWELL_MS", 1_000)
+FAREWELL_MS: Final = setting("FAREWELL_MS", 1_000)
 # gRPC messages that arrive at once; each may be as large as a body, and its size is known at its end only.
-MAX_GRPC_ARRIVALS: Final = _setting("MAX_GRPC_ARRIVALS", 32)
+MAX_GRPC_ARRIVALS: Final = setting("MAX_GRPC_ARRIVALS", 32)
 # ... and how long one may take: a body of 64 MiB at 25 Mbit/s; where others wait for its place, that of 300 kB at 1 Mbit/s.
-GRPC_ARRIVAL_MS: Final = _setting("GRPC_ARRIVAL_MS", 20_000)
-GRPC_HURRY_MS: Final = _setting("GRPC_HURRY_MS", 2_000)
+GRPC_ARRIVAL_MS: Final = setting("GRPC_ARRIVAL_MS", 20_000)
+GRPC_HURRY_MS: Final = setting("GRPC_HURRY_MS", 2_000)
 # Streams open at once over gRPC, each of which may have a message arriving; and calls at once on one connection.
-MAX_GRPC_STREAMS: Final = _setting("MAX_GRPC_STREAMS", 256)
+MAX_GRPC_STREAMS: Final = setting("MAX_GRPC_STREAMS", 256)
 # Requests of one gRPC stream that run at once: what a client sends beyond waits in its connection.
-MAX_STREAM_REQUESTS: Final = _setting("MAX_STREAM_REQUESTS", 64)
+MAX_STREAM_REQUESTS: Final = setting("MAX_STREAM_REQUESTS", 64)
 # Callers at once who are told over gRPC when health changes; no token is asked of them.
-MAX_HEALTH_WATCHES: Final = _setting("MAX_HEALTH_WATCHES", 64)
+MAX_HEALTH_WATCHES: Final = setting("MAX_HEALTH_WATCHES", 64)
 # A caller waits this long unless the pipeline or the request says otherwise; and never longer than the second.
-DEFAULT_DEADLINE_MS: Final = _setting("DEFAULT_DEADLINE_MS", 30_000)
-MAX_DEADLINE_MS: Final = _setting("MAX_DEADLINE_MS", 600_000)
+DEFAULT_DEADLINE_MS: Final = setting("DEFAULT_DEADLINE_MS", 30_000)
+MAX_DEADLINE_MS: Final = setting("MAX_DEADLINE_MS", 600_000)
 # A caller who comes back for the answer: how long the request may run unless it says otherwise, and at most; what was
 # accepted and answered is kept for twice that, so that an answer that came last is there for a day.
-ASYNC_DEADLINE_MS: Final = _setting("ASYNC_DEADLINE_MS", 3_600_000)
-MAX_ASYNC_DEADLINE_MS: Final = _setting("MAX_ASYNC_DEADLINE_MS", 24 * 3_600_000)
+ASYNC_DEADLINE_MS: Final = setting("ASYNC_DEADLINE_MS", 3_600_000)
+MAX_ASYNC_DEADLINE_MS: Final = setting("MAX_ASYNC_DEADLINE_MS", 24 * 3_600_000)
 REQUEST_RETENTION_MS: Final = 2 * MAX_ASYNC_DEADLINE_MS
 # The same idempotency key means the same request for so long; each gateway knows all keys of that time, 0.5 kB each, and
 # refuses more.
 IDEMPOTENCY_TTL_MS: Final = 24 * 3_600_000
-MAX_IDEMPOTENCY_KEYS: Final = _setting("MAX_IDEMPOTENCY_KEYS", 200_000)
+MAX_IDEMPOTENCY_KEYS: Final = setting("MAX_IDEMPOTENCY_KEYS", 200_000)
 # A request that was claimed by a key and is not sent after this is left over from a gateway that died: it is sent again.
 IDEMPOTENCY_LEASE_MS: Final = 15_000
 # Callers at once who take all records of a request, and how far one of them may be behind before it is cut off.
-MAX_STREAMS: Final = _setting("MAX_STREAMS", 256)
-MAX_STREAM_BACKLOG: Final = _setting("MAX_STREAM_BACKLOG", 10_000)
+MAX_STREAMS: Final = setting("MAX_STREAMS", 256)
+MAX_STREAM_BACKLOG: Final = setting("MAX_STREAM_BACKLOG", 10_000)
 # Callers at once who wait for answers that are looked for in the log: each is a consumer.
-MAX_LOOKUPS: Final = _setting("MAX_LOOKUPS", 16)
+MAX_LOOKUPS: Final = setting("MAX_LOOKUPS", 16)
 # Concurrent calls of an async node within one batch.
-MAX_ASYNC_CALLS: Final = _setting("MAX_ASYNC_CALLS", 64)
+MAX_ASYNC_CALLS: Final = setting("MAX_ASYNC_CALLS", 64)
 # A broadcast lookup table in memory: beyond it the stage refuses to start instead of being killed later.
-MAX_TABLE_BYTES: Final = _setting("MAX_TABLE_BYTES", 512 * 1024 * 1024)
+MAX_TABLE_BYTES: Final = setting("MAX_TABLE_BYTES", 512 * 1024 * 1024)
 # Attempts of a record at one node, first included, unless the node declares its own retry policy.
 MAX_ATTEMPTS: Final = 3
 RETRY_BACKOFF_MS: Final = 100
@@ -142,9 +122,9 @@ EDGE_RETENTION_BYTES: Final = 1_000_000_000
 # Values above this size are compressed by the producer's batch anyway; below it lz4 costs more than it saves.
 COMPRESS_ABOVE_BYTES: Final = 1_024
 # One server-sent-events tap may be this many records behind before it is told and cut off.
-MAX_TAP_BACKLOG: Final = _setting("MAX_TAP_BACKLOG", 10_000)
+MAX_TAP_BACKLOG: Final = setting("MAX_TAP_BACKLOG", 10_000)
 # Concurrent taps of one gateway: each is a consumer.
-MAX_TAPS: Final = _setting("MAX_TAPS", 64)
+MAX_TAPS: Final = setting("MAX_TAPS", 64)
 # One declaration file: people write a few kB; a parser in Python needs seconds for more than this.
 MAX_YAML_BYTES: Final = 1_000_000
 # Nesting and values (aliases expanded) of one declaration file: against files made to exhaust memory.
@@ -179,8 +159,8 @@ MAX_STATE_EXPIRED: Final = 1_000
 MAX_STATE_FILE_AGE_MS: Final = 12 * 3_600_000
 # A gateway's copies of changelog partitions, each a temporary file; of one key so much is shown; callers who may wait for
 # their turn; and a caller waits so long for a copy to catch up (it goes on from there for the next).
-MAX_STATE_VIEWS: Final = _setting("MAX_STATE_VIEWS", 16)
-MAX_STATE_VIEW_ENTRIES: Final = _setting("MAX_STATE_VIEW_ENTRIES", 1_000)
-MAX_STATE_VIEW_BYTES: Final = _setting("MAX_STATE_VIEW_BYTES", 4 * 1024 * 1024)
-MAX_STATE_VIEW_CALLERS: Final = _setting("MAX_STATE_VIEW_CALLERS", 16)
-STATE_VIEW_WAIT_MS: Final = _setting("STATE_VIEW_WAIT_MS", 10_000)
+MAX_STATE_VIEWS: Final = setting("MAX_STATE_VIEWS", 16)
+MAX_STATE_VIEW_ENTRIES: Final = setting("MAX_STATE_VIEW_ENTRIES", 1_000)
+MAX_STATE_VIEW_BYTES: Final = setting("MAX_STATE_VIEW_BYTES", 4 * 1024 * 1024)
+MAX_STATE_VIEW_CALLERS: Final = setting("MAX_STATE_VIEW_CALLERS", 16)
+STATE_VIEW_WAIT_MS: Final = setting("STATE_VIEW_WAIT_MS", 10_000)

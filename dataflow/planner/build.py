@@ -115,7 +115,7 @@ def _edges(
         published.setdefault(edge, []).append(
             Publication(
                 topic, target.schema(), target.codec, tuple(target.key), target.key_bytes, target.partitions,
-                target.max_record_bytes,
+                target.max_record_bytes, target.events,
             )
         )  # fmt: skip
     made: dict[str, EdgePlan] = {}

@@ -52,7 +52,10 @@ class TopicPlan:
 
 @dataclass(frozen=True)
 class Publication:
-    """A copy of an edge's records in a topic that others own, under that topic's contract."""
+    """A copy of an edge's records in a topic that others own, under that topic's contract.
+
+    event_type  of the CloudEvents that its records are there; "" where they are none
+    """
 
     topic: str
     schema: Schema
@@ -61,6 +64,7 @@ class Publication:
     key_encoding: str
     partitions: int
     max_record_bytes: int
+    event_type: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from dataflow.codecs import Codec, codec_for
+from dataflow.codecs.events import Events
 from dataflow.core import headers, ids, limits
 from dataflow.core.errors import ModelError, NodeError, PlanError
 from dataflow.core.inprocess import Handover, InProcess
@@ -270,10 +271,12 @@ class Workshop:
         ]  # fmt: skip
         for copy in edge.publish:
             own = codec_for(copy.codec, copy.schema)
+            source = f"/pipelines/{plan.pipeline}/{edge.node}"
             targets.append(
                 Target(
                     copy.topic, own, copy.partitions, copy.max_record_bytes, room(copy.topic), _constant(own, origin),
                     copy.key, copy.key_encoding, copy.schema,
+                    events=Events(copy.event_type, source, copy.codec) if copy.event_type else None,
                 )
             )  # fmt: skip
         metrics = self.metrics.edge(plan.pipeline, edge.name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataflow.codecs import Codec
+from dataflow.codecs.events import Events
 from dataflow.codecs.keys import encode_keys
 from dataflow.codecs.values import conform
 from dataflow.core import headers
@@ -54,7 +55,7 @@ class Target:
     `max_bytes` bounds the value, `room_bytes` value, key and the headers that travel on: what the topic really takes.
     `contract` is a stranger's (a published copy): columns are fitted to it, records are placed by key instead of on the
     task's own partition, and nothing of a request goes along. Records that left their partition by an edge of `home` are
-    written back to it; `leaves` is the name of this one among them, which is noted on its records.
+    written back to it; `leaves` is the name of this one among them, which is noted on its records. `events`: the records are.
     """
 
     topic: str
@@ -68,6 +69,11 @@ class Target:
     contract: Schema | None = None
     home: tuple[str, ...] = ()
     leaves: str = ""
+    events: Events | None = None
+
+    def __post_init__(self) -> None:
+        if self.events is not None:
+            object.__setattr__(self, "constant", (*self.constant, *self.events.headers()))
 
 
 class EdgeWriter:
@@ -146,13 +152,20 @@ class EdgeWriter:
         size = 0
         topic, limit, constant = target.topic, target.max_bytes, target.constant
         acknowledged, send = barrier.acknowledged, producer.send
+        events = target.events
+        if events is not None:
+            values = [events.wrapped(v, row.id) for v, row in zip(values, batch.rows, strict=True)]
         for row, key, value in zip(batch.rows, keys, values, strict=True):
             length = len(value) if value is not None else 0
             if length > limit:
                 ended.append(self._too_large(row, value, target))
                 continue
             carry = with_home(row.carry, target.leaves, partition) if target.leaves else row.carry
-            head: list[Header] = [(headers.ID, row.id), *constant, *carry]
+            head: list[Header] = [
+                (headers.ID, row.id),
+                *constant,
+                *(carry if events is None else events.beside(row)),
+            ]
             if row.parents:
                 head.append((headers.PARENTS, b",".join(row.parents)))
             if row.attempt:

@@ -16,6 +16,7 @@ from dataflow.spec.problems import Fault, wrong
 from dataflow.spec.units import Retention, Size
 
 Codec = Literal["avro", "arrow", "json", "raw"]
+TopicCodec = Codec | Literal["cloudevents"]
 KeyEncoding = Literal["string", "int32", "int64", "bytes", "composite"]
 Cleanup = Literal["delete", "compact", "compact,delete"]
 
@@ -105,13 +106,19 @@ class TopicSpec(Document):
     retention_ms: Retention = Field(default=7 * 86_400_000, alias="retention")
     retention_bytes: Size | None = None
     cleanup: Cleanup = "delete"
-    codec: Codec = "avro"
+    codec: TopicCodec = "avro"
+    event_type: str = ""
     max_record_bytes: Size = MAX_RECORD_BYTES
     fields: Annotated[Fields, Field(min_length=1)]
 
     def schema(self) -> Schema:  # type: ignore[override]  # pydantic's own of that name is deprecated
         """The contract of the records' values, in declared order."""
         return schema_of(self.fields)
+
+    @property
+    def events(self) -> str:
+        """The type of the CloudEvents that pipelines publish here, "" for plain records."""
+        return self.event_type or (self.name if self.codec == "cloudevents" else "")
 
     @property
     def key_bytes(self) -> KeyEncoding:
@@ -153,7 +160,7 @@ class TopicSpec(Document):
             yield Fault(
                 ("codec",),
                 "codec: 'raw' carries exactly one field, of type bytes",
-                "valid: avro, arrow, json",
+                "valid: avro, arrow, json, cloudevents",
             )
 
     def _encoding_faults(self) -> Iterator[Fault]:

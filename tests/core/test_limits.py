@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from dataflow.core import limits
+from dataflow.core.limit_settings import PREFIX
 
 
 def ran(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **{limits.PREFIX + name: value for name, value in given.items()}}
+    environment = {**os.environ, **{PREFIX + name: value for name, value in given.items()}}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
     )

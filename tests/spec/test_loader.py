@@ -188,7 +188,7 @@ def test_topic_faults(tmp_path: Path) -> None:
     assert shown(project) == [
         "topics/a.yaml:3:7: key: no field 'idd' (did you mean 'id'?)",
         "topics/a.yaml:3:12: key: field 'image' of type uint8[3] cannot be a key",
-        "topics/a.yaml:5:8: codec: 'raw' carries exactly one field, of type bytes (valid: avro, arrow, json)",
+        "topics/a.yaml:5:8: codec: 'raw' carries exactly one field, of type bytes (valid: avro, arrow, json, cloudevents)",
         "topics/a.yaml:9:36: event_time: field 'when' is no timestamp",
         "topics/a.yaml:10:39: event_time: field 'when' is it already",
         "topics/b.yaml:2:7: name: 'b/c' is no topic name (letters, digits and . _ -, at most 249 of them)",
