@@ -271,12 +271,15 @@ class Workshop:
         ]  # fmt: skip
         for copy in edge.publish:
             own = codec_for(copy.codec, copy.schema)
-            source = f"/pipelines/{plan.pipeline}/{edge.node}"
+            events = None
+            constant = _constant(own, origin)
+            if copy.event_type:
+                events = Events(copy.event_type, f"/pipelines/{plan.pipeline}/{edge.node}", copy.codec)
+                constant += events.headers()
             targets.append(
                 Target(
-                    copy.topic, own, copy.partitions, copy.max_record_bytes, room(copy.topic), _constant(own, origin),
-                    copy.key, copy.key_encoding, copy.schema,
-                    events=Events(copy.event_type, source, copy.codec) if copy.event_type else None,
+                    copy.topic, own, copy.partitions, copy.max_record_bytes, room(copy.topic), constant,
+                    copy.key, copy.key_encoding, copy.schema, events=events,
                 )
             )  # fmt: skip
         metrics = self.metrics.edge(plan.pipeline, edge.name)

@@ -71,10 +71,6 @@ class Target:
     leaves: str = ""
     events: Events | None = None
 
-    def __post_init__(self) -> None:
-        if self.events is not None:
-            object.__setattr__(self, "constant", (*self.constant, *self.events.headers()))
-
 
 class EdgeWriter:
     """Writes one edge to its topic and to where it is published. `requests`: reply-to and deadline go along."""

@@ -17,7 +17,14 @@ LONG = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 # A broken one is to be found, not explained.
-FIND = settings(LONG, max_examples=1_000, derandomize=True, database=None, phases=[Phase.generate])
+FIND = settings(
+    LONG,
+    max_examples=1_000,
+    stateful_step_count=100,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+)
 
 
 def test_any_history_is_that_of_plain_dicts() -> None:
