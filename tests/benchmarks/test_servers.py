@@ -17,7 +17,7 @@ from benchmarks.page import PAGE, page
 from benchmarks.projects import inputs, session_of, write_model
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, Result, save
 from benchmarks.servers import open_loop, tensors
-from benchmarks.servers.catalogue import ALL, HAND_WRITTEN, V2, Model, Peer
+from benchmarks.servers.catalogue import ALL, HAND_WRITTEN, HAND_WRITTEN_DURABLE, V2, Model, Peer
 from benchmarks.servers.duel import Duels, Goal, Length, ceiling, outcome, ratios, result_of
 from benchmarks.servers.grpc_client import grpc_body, grpc_wrong
 from benchmarks.servers.load import Load, binary_body, json_body, window_end, wrong
@@ -173,8 +173,9 @@ def test_ratios_grow_when_we_are_better() -> None:
 
 
 def test_peers_are_told_apart_and_of_fixed_versions() -> None:
-    assert len({peer.name for peer in ALL}) == len(ALL) == 9
-    assert all("==" in peer.requirement for peer in ALL if peer is not HAND_WRITTEN)
+    assert len({peer.name for peer in ALL}) == len(ALL) == 10
+    ours = (HAND_WRITTEN, HAND_WRITTEN_DURABLE)
+    assert all("==" in peer.requirement for peer in ALL if peer not in ours)
 
 
 @pytest.mark.broker
