@@ -111,11 +111,14 @@ def measure(cluster: Cluster, process: Process, group: str, sink: str, records: 
 
 
 def numbers_of(content: Content, seen: list[Progress]) -> dict[str, Any]:
-    """Rate by the outputs' times; CPU of the process per record, from the first commit seen to the last."""
+    """Rate by the outputs' times; CPU of the process per record, from the first commit seen to the last.
+
+    Where these are so close that the clock of CPU time has not moved: of all that the process has done.
+    """
     first = next(p for p in seen if p.committed)
     last = seen[-1]
-    moved = last.committed - first.committed
-    cpu_us = (last.cpu_s - first.cpu_s) / moved * 1e6 if moved else last.cpu_s / last.committed * 1e6
+    moved, spent_s = last.committed - first.committed, last.cpu_s - first.cpu_s
+    cpu_us = spent_s / moved * 1e6 if moved and spent_s else last.cpu_s / last.committed * 1e6
     return {
         "rate": round(content.rate), "seconds": content.seconds, "cpu_us": round(cpu_us, 3),
         "rss_mb": round(max(p.rss_mb for p in seen), 1), "digest": content.digest,

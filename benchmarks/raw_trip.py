@@ -68,6 +68,7 @@ def main(bootstrap: str, source: str, sink: str, concurrency: int, warm_up: int,
                 send()
         producer.poll(0)
     seconds = clock() - started
+    producer.flush(10)  # a client that ends with reports under way says so, after the line that is read
     print(json.dumps({"seconds": seconds, "latencies_ms": [round(t * 1e3, 4) for t in times[warm_up:]]}))
     consumer.close()
 

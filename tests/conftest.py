@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ from dataflow.transport.kafka import KafkaFabric
 # Under CI the same cases come each time; elsewhere new ones are tried.
 settings.register_profile("shared", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("shared")
+
+# In the background of a script a process begins with Ctrl-C ignored, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Minutes long: begun last, they would keep one process busy while the others have nothing left to do.
