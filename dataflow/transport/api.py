@@ -198,7 +198,8 @@ class Fabric(Protocol):
         """A producer. `latency_first`: each record goes at once; else records gather for some milliseconds.
 
         `single_flight`: one request to a broker at a time. Records that come meanwhile go together as the next; order
-        holds, and a retry may write a record twice. For all that is at least once.
+        holds, and a retry may write a record twice. For all that is at least once. With `latency_first` too, that goes
+        for each topic: requests of several are under way at once, and records of two topics come in any order.
         """
         ...
 

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from dataflow.core import limits
 from dataflow.transport import kafka_transactions
-from dataflow.transport.api import EARLIEST
+from dataflow.transport.api import EARLIEST, Producer
 from dataflow.transport.kafka_admin import KafkaAdmin
 from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
+from dataflow.transport.kafka_spread import SpreadProducer
 from dataflow.transport.kafka_transactions import KafkaTransaction
 
 log = logging.getLogger("dataflow.kafka")
@@ -91,9 +92,12 @@ class KafkaFabric:
         names = ("security.", "sasl.", "ssl.")
         return {k: str(v) for k, v in self._settings.items() if k.startswith(names)}
 
-    def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> KafkaProducer:
+    def producer(self, *, latency_first: bool = True, single_flight: bool = False) -> Producer:
         flight = _SINGLE_FLIGHT if single_flight else {}
-        return KafkaProducer({**_PRODUCER, **_LINGER[latency_first], **flight, **self._for_role("producer")})
+        settings = {**_PRODUCER, **_LINGER[latency_first], **flight, **self._for_role("producer")}
+        if latency_first and single_flight:
+            return SpreadProducer(lambda: KafkaProducer(settings))
+        return KafkaProducer(settings)
 
     def transactional(self, name: str, *, latency_first: bool = False) -> KafkaTransaction:
         return self.transactionals([name], latency_first=latency_first)[0]

@@ -75,6 +75,11 @@ class KafkaProducer:
     def flush(self, timeout_s: float) -> int:
         return self._serve(self.client.flush, timeout_s)
 
+    @property
+    def under_way(self) -> int:
+        """Records that are not acknowledged, and reports that are not served."""
+        return len(self.client)
+
     def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
         """A call that serves reports, from which the client raises its fatal errors: between two as a SystemError's cause."""
         try:

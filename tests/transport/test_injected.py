@@ -15,7 +15,7 @@ from dataflow.core.errors import FencedError, OffsetOutOfRangeError, TransportEr
 from dataflow.transport import kafka_clients, kafka_transactions
 from dataflow.transport.api import EARLIEST, Position
 from dataflow.transport.kafka import KafkaFabric
-from dataflow.transport.kafka_clients import KafkaConsumer
+from dataflow.transport.kafka_clients import KafkaConsumer, KafkaProducer
 from dataflow.transport.kafka_transactions import KafkaTransaction
 from tests.conftest import wait_for
 from tests.transport.mock_cluster import Api, MockCluster, mock_cluster
@@ -157,16 +157,24 @@ def test_a_coordinator_that_moves_is_followed(
         transaction.commit({PLACE: offset}, consumer)
 
 
-def test_records_keep_their_order_over_refusals(cluster: MockCluster, fabric: KafkaFabric) -> None:
+@pytest.mark.parametrize("single_flight", [False, True])
+def test_records_keep_their_order_over_refusals(
+    cluster: MockCluster, fabric: KafkaFabric, single_flight: bool
+) -> None:
+    cluster.topic("beside", 1)
     cluster.fail(Api.PRODUCE, Code.REQUEST_TIMED_OUT, 3)
-    producer = fabric.producer()
+    producer = fabric.producer(single_flight=single_flight)
+    told: list[object] = []
     for n in range(50):
-        producer.send("out", b"%d" % n)
+        for topic in ("out", "beside"):
+            producer.send(topic, b"%d" % n, on_delivery=lambda error, _: told.append(error))
         if n % 10 == 0:
             producer.poll(0.02)
     assert producer.flush(30) == 0
     producer.close()
-    assert values(fabric, "out", 50) == [b"%d" % n for n in range(50)]
+    assert told == [None] * 100
+    for topic in ("out", "beside"):
+        assert values(fabric, topic, 50) == [b"%d" % n for n in range(50)]
 
 
 # ---------------------------------------------------------------- fenced
@@ -232,6 +240,7 @@ def test_records_that_wait_behind_a_request_cost_no_cpu(
     waiting = told[-1]["msg_cnt"] - sum(b["waitresp_msg_cnt"] for b in told[-1]["brokers"].values())
     assert waiting >= 300
     assert rounds[-1] - rounds[0] < 10_000, "it spins"
+    assert isinstance(producer, KafkaProducer)
     producer.client.purge()
     fabric.close()
 
