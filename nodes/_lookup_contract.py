@@ -23,7 +23,10 @@ from dataflow.sdk import (
 )
 
 from ._expressions import expression
+from ._lookup_rows import History
 
+DEFAULT_HISTORY: Final = "1d"
+DEFAULT_HISTORY_MS: Final = 86_400_000
 _TEXTS: Final = frozenset({"string", "enum"})
 _FLOATS: Final = frozenset({"float16", "float32", "float64"})
 
@@ -54,6 +57,13 @@ class Lookup(Settings):
     max_age: Duration | None = Setting(
         default=None,
         description="With `as_of`: a row that is older than this at that time is as if it were not there.",
+    )
+    history: Duration | None = Setting(
+        default=None,
+        description=(
+            "With `as_of` and an input `table`: how long a row is kept after a later one of its key took its place, by the "
+            f"table's own time; records from before that find nothing. Default: {DEFAULT_HISTORY}."
+        ),
     )
     on_missing: Literal["null", "drop", "fail", "default"] = Setting(
         default="null",
@@ -110,13 +120,21 @@ def check_inputs(settings: Lookup, inputs: Mapping[str, Schema]) -> None:
         )
     if settings.table is not None and not settings.by:
         raise ContractError("by: at least one field is needed", path=("with",), hint="by: {FIELD: FIELD}")
-    for name in ("by", "as_of", "max_age"):
-        if settings.table is None and name in settings.model_fields_set:
-            raise ContractError(
-                f"{name}: an input 'table' is looked up by record key, its newest row",
-                path=("with", name),
-                hint="`rekey` gives the input another key; a broadcast table (table: TOPIC) can be looked up by any field",
-            )
+    if settings.table is None and "by" in settings.model_fields_set:
+        raise ContractError(
+            "by: an input 'table' is looked up by record key",
+            path=("with", "by"),
+            hint="`rekey` gives the input another key; a broadcast table (table: TOPIC) can be looked up by any field",
+        )
+    if settings.history is not None and (settings.table is not None or not settings.as_of):
+        why = (
+            "without as_of"
+            if settings.table is None
+            else "on a broadcast table: its topic says what it keeps"
+        )
+        raise ContractError(
+            f"history: has no effect {why}", path=("with", "history"), hint="from: {in: EDGE, table: EDGE}"
+        )
 
 
 def check_keys(settings: Lookup, table: Schema, schema: Schema) -> None:
@@ -137,6 +155,13 @@ def check_keys(settings: Lookup, table: Schema, schema: Schema) -> None:
 
 def times_of(settings: Lookup, schema: Schema) -> dict[str, Expression]:
     return {n: expression(text, schema, ("with", "as_of", n)) for n, text in settings.as_of.items()}
+
+
+def history_of(settings: Lookup, times: Mapping[str, Expression]) -> History | None:
+    """What an input `table` keeps for `as_of`; None where its newest row counts."""
+    for name, time in times.items():
+        return History(name, time, settings.history or DEFAULT_HISTORY_MS)
+    return None
 
 
 def check_times(settings: Lookup, table: Schema, schema: Schema) -> None:

@@ -35,6 +35,7 @@ from ._lookup_contract import (
     check_keys,
     check_times,
     defaults_of,
+    history_of,
     keys_of,
     times_of,
 )
@@ -78,10 +79,12 @@ class JoinLookup:
     `from: {in: EDGE, table: EDGE}` is a *co-partitioned* table: any stream that is keyed as the input is, on equally many
     partitions. The newest row of each key lies in state, on disk, and each worker has those of its own partitions: the table may
     be larger than any memory. A record has the row of its own key. The first records wait until the table was read to its end;
-    from then on each meets the newest row that was read before it.
+    from then on each meets the newest row that was read before it. With `as_of` a key has a row for each time, kept as long as
+    `history` says. A tombstone, a record of the table's topic without a value, ends all rows of its key.
     """
 
     pairs_keys = True
+    tombstones = frozenset({"table"})
     holds = True
 
     @staticmethod
@@ -99,7 +102,11 @@ class JoinLookup:
         self._added: list[tuple[int, str, FieldType]] = []
         self._fill: tuple[Any, ...] | None = None
         self.keyed = settings.table is None
-        self._rows = StreamedTable(context.inputs["table"], context.input) if self.keyed else None
+        self._rows = (
+            StreamedTable(context.inputs["table"], context.input, history_of(settings, self._as_of))
+            if self.keyed
+            else None
+        )
 
     @staticmethod
     def tables(settings: Lookup) -> tuple[str, ...]:
@@ -140,7 +147,7 @@ class JoinLookup:
             if port == "table":
                 self._rows.keep(batch, out, state)
             elif self._rows.ready(state):
-                self._give(batch, self._rows.find(batch.rows, state), out)
+                self._give(batch, self._streamed(batch, self._rows, state), out)
             else:
                 self._rows.hold(batch, out, state)
             return
@@ -164,7 +171,7 @@ class JoinLookup:
         """Give records that were held."""
         if batch is None:
             return
-        found = rows.find(batch.rows, state)
+        found = self._streamed(batch, rows, state)
         if self._fill is not None:
             found = [self._fill if row is None else row for row in found]
         missing = [index for index, row in enumerate(found) if row is None]
@@ -186,10 +193,10 @@ class JoinLookup:
 
     def _process(self, batch: Batch, out: Out) -> None:
         given = [to_list(key.evaluate(batch)) for key in (*self._by.values(), *self._as_of.values())]
-        found = list(map(self._find, zip(*given, strict=True)))
-        if self._settings.max_age is not None:
-            found = self._young(found, given[-1], timedelta(milliseconds=self._settings.max_age))
-        self._give(batch, found, out)
+        self._give(batch, self._young(batch, list(map(self._find, zip(*given, strict=True)))), out)
+
+    def _streamed(self, batch: Batch, rows: StreamedTable, state: KeyedState) -> list[Any]:
+        return self._young(batch, rows.find(batch, state))
 
     def _give(self, batch: Batch, found: list[Any], out: Out) -> None:
         if None not in found:
@@ -205,8 +212,12 @@ class JoinLookup:
             kept = {name: column[rows] for name, column in batch.columns.items()}
             out.emit({**kept, **self._columns([row for row in found if row is not None])}, rows=rows)
 
-    def _young(self, found: list[Any], times: list[Any], most: timedelta) -> list[Any]:
-        at = self._time_at
+    def _young(self, batch: Batch, found: list[Any]) -> list[Any]:
+        """What was found, without rows that are older than `max_age` at the record's time."""
+        if self._settings.max_age is None:
+            return found
+        at, most = self._time_at, timedelta(milliseconds=self._settings.max_age)
+        times = to_list(next(iter(self._as_of.values())).evaluate(batch))
         return [
             None if row is None or time - row[at] > most else row
             for row, time in zip(found, times, strict=True)

@@ -75,9 +75,13 @@ class Encoded:
 
 
 class Batch:
-    """N rows under one schema. ``batch["x"]`` is a column of length N (see `core.schema` for its dtype)."""
+    """N rows under one schema. ``batch["x"]`` is a column of length N (see `core.schema` for its dtype).
 
-    __slots__ = ("columns", "encoded", "rows", "schema")
+    `deleted` are the indices of records without a value (tombstones): their columns hold nothing that means anything. Only
+    a port that asks for them (`NodeClass.tombstones`) has any.
+    """
+
+    __slots__ = ("columns", "deleted", "encoded", "rows", "schema")
 
     def __init__(
         self,
@@ -85,7 +89,9 @@ class Batch:
         columns: Mapping[str, Column],
         rows: Sequence[Row],
         encoded: Encoded | None = None,
+        deleted: frozenset[int] = frozenset(),
     ) -> None:
+        self.deleted = deleted
         self.schema = schema
         self.columns = columns
         self.rows = rows
@@ -131,7 +137,12 @@ class Batch:
         encoded = self.encoded
         if encoded is not None:
             encoded = Encoded(encoded.fingerprint, [encoded.values[i] for i in positions])
-        return Batch(self.schema, {n: c[index] for n, c in self.columns.items()}, rows, encoded)
+        deleted = (
+            frozenset(at for at, i in enumerate(positions) if i in self.deleted)
+            if self.deleted
+            else self.deleted
+        )
+        return Batch(self.schema, {n: c[index] for n, c in self.columns.items()}, rows, encoded, deleted)
 
     def replaced(self, schema: Schema, columns: Mapping[str, Column]) -> Batch:
         """The same rows under another contract."""

@@ -211,7 +211,8 @@ def split_faults(stages: Stages, node: str) -> Iterator[Fault]:
                 ("nodes", node, "from"),
                 f"node '{node}' of pipeline '{resolved.spec.name}' compares what was split from one record, and would not "
                 f"have all of it: records of '{min(makers)}' come from another stage",
-                f"'{kind}' needs the split and all nodes up to it in one stage (no `isolate`, no `rekey` in between)",
+                f"'{kind}' needs the split and all nodes up to it in one stage (no `isolate`, no `rekey` in between); "
+                "each.gather brings them together again, and an each.split after it can be compared",
             )
 
 

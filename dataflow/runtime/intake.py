@@ -27,13 +27,15 @@ WriterSchemas = Callable[
 class Intake:
     """Reads one edge. `writer_codec` finds the codec for records of another schema version.
 
-    `share` is (which, of how many): several stages read the edge for an answer, each with a share of the callers.
+    `share` is (which, of how many): several stages read the edge for an answer, each with a share of the callers. With
+    `tombstones` a record without a value is a row, `Batch.deleted`; else it fails, as it has no contract.
     """
 
     edge: str
     codec: Codec
     writer_codec: Callable[[bytes], Codec | None]
     share: tuple[int, int] = (0, 1)
+    tombstones: bool = False
 
     def read(
         self, messages: Sequence[Message], seed: int, now_ms: int, *, honour_deadlines: bool
@@ -55,16 +57,29 @@ class Intake:
             late = set(range(len(rows))) - set(alive)
             ended += [Ended(rows[i], headers.STATUS_EXPIRED, "") for i in sorted(late)]
         values = [m.value() for m in messages]
+        if self.tombstones and None in values:
+            gone = [rows[i] for i in alive if values[i] is None]
+            alive = [i for i in alive if values[i] is not None]
+            batch = self._read(alive, fingerprints, rows, values, ended)
+            return with_deleted(batch, gone), ended
+        return self._read(alive, fingerprints, rows, values, ended), ended
+
+    def _read(
+        self,
+        alive: Sequence[int],
+        fingerprints: Sequence[bytes],
+        rows: Sequence[Row],
+        values: Sequence[bytes | None],
+        ended: list[Ended],
+    ) -> Batch:
         kinds = dict.fromkeys(fingerprints)
         if len(kinds) <= 1:
-            return self._decode(alive, next(iter(kinds), b""), rows, values, ended), ended
+            return self._decode(alive, next(iter(kinds), b""), rows, values, ended)
         batches = [
             self._decode([i for i in alive if fingerprints[i] == kind], kind, rows, values, ended)
             for kind in kinds
         ]
-        merged = concatenate(self.codec.schema, batches)
-        order = np.argsort([r.source for r in merged.rows], kind="stable")  # back into log order
-        return merged.take(order), ended
+        return _in_log_order(concatenate(self.codec.schema, batches))
 
     def _decode(
         self,
@@ -97,6 +112,21 @@ class Intake:
         good = [indices[i] for i in decoded.good.tolist()]
         encoded = Encoded(self.codec.fingerprint, [values[i] for i in good]) if own else None
         return Batch(self.codec.schema, decoded.columns, [rows[i] for i in good], encoded)
+
+
+def _in_log_order(batch: Batch) -> Batch:
+    return batch.take(np.argsort([row.source for row in batch.rows], kind="stable"))
+
+
+def with_deleted(batch: Batch, gone: Sequence[Row]) -> Batch:
+    """The batch with these rows, of records without a value, at their places in the log."""
+    count = len(batch)
+    columns = {
+        name: np.concatenate([column, np.empty((len(gone), *column.shape[1:]), column.dtype)])
+        for name, column in batch.columns.items()
+    }
+    deleted = frozenset(range(count, count + len(gone)))
+    return _in_log_order(Batch(batch.schema, columns, [*batch.rows, *gone], deleted=deleted))
 
 
 def _rows(messages: Sequence[Message], seed: int) -> tuple[list[Row], list[bytes]]:

@@ -226,12 +226,19 @@ class Workshop:
 
     def _intakes(self, plan: Plan, stage: StagePlan) -> dict[str, Intake]:
         made: dict[str, Intake] = {}
+        readers: dict[str, list[bool]] = {}  # by edge: whether each of its readers asks for tombstones
+        for name in stage.nodes:
+            asked = getattr(self.registry.get(plan.nodes[name].kind).target, "tombstones", ())
+            for port, edges in plan.nodes[name].inputs.items():
+                for read in edges:
+                    readers.setdefault(read, []).append(port in asked)
         for edge in plan.fetched(stage):
             intake = Intake(
                 edge.name,
                 codec_for(edge.codec, edge.schema),
                 reader_codecs(self.schemas, edge.codec, edge.schema),
                 stage.shares.get(edge.name, (0, 1)),
+                all(readers.get(edge.name, (False,))),
             )
             for topic in edge.topics:
                 if topic in made:

@@ -86,6 +86,8 @@ class NodeClass(Protocol):
                                  the rounds: `visits_of(row, "PIPELINE/NODE")` counts them. No other cycle is possible
     pairs_keys                   class attribute, True for a node that brings records of one key together over its ports: their
                                  keys must be equal bytes
+    tombstones                   class attribute, a set of input ports: what is read there from Kafka without a value is a row,
+                                 `Batch.deleted`. Elsewhere such a record is a dead letter
     copartitioned                class attribute, True for a node whose inputs must lie on equal partitions
     commit_every_ms              class attribute: a stage with this node commits at most so often (default 100)
     keyed                        class attribute, True for a node with state and timers by record key (or attribute of the

@@ -13,6 +13,7 @@ import numpy as np
 from dataflow.core.batch import Batch, Row, read_order, to_list
 from dataflow.core.outcomes import Ending, Out
 from dataflow.core.schema import Schema
+from dataflow.runtime.intake import with_deleted
 from dataflow.state.api import KeyedState
 from dataflow.state.store import open_store
 from dataflow.state.task_state import TaskState
@@ -88,20 +89,24 @@ class KeyedRun:
 
     def give(
         self,
-        records: Sequence[tuple[bytes | None, Mapping[str, Any]]],
+        records: Sequence[tuple[bytes | None, Mapping[str, Any] | None]],
         port: str = "in",
         step_ms: int = 0,
         *,
         reply: bytes = b"",
         deadline_ms: int = 0,
     ) -> Out:
-        """A batch of (key, fields), of one caller; the clock moves `step_ms` before it."""
+        """A batch of (key, fields), None for a tombstone, of one caller; the clock moves `step_ms` before it."""
         self.now_ms += step_ms
         rows = [
             Row(f"{self._rows + i:08x}-0000-7000-8000-000000000000".encode(), key, i, (), reply, deadline_ms)
             for i, (key, _) in enumerate(records)
         ]
-        batch = Batch.of(self.inputs[port], [fields for _, fields in records], rows)
+        there = [(fields, row) for (_, fields), row in zip(records, rows, strict=True) if fields is not None]
+        gone = [row for (_, fields), row in zip(records, rows, strict=True) if fields is None]
+        batch = Batch.of(self.inputs[port], [fields for fields, _ in there], [row for _, row in there])
+        if gone:
+            batch = with_deleted(batch, gone)
         out = Out(batch, self.ports)
         self.task.begin(self.now_ms)
         self.node.process(batch, out, port, self.state)

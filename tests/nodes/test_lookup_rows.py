@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -136,6 +137,104 @@ def test_a_row_without_a_key_fails_alone() -> None:
         assert told(found) == [(1, 8)]
 
 
+def test_a_tombstone_ends_the_row_of_its_key_and_a_later_row_begins_anew() -> None:
+    with run() as found:
+        found.give([level(7), level(9, b"rome"), (b"oslo", None), (b"bonn", None)], "table")
+        found.give([order(1), order(2, b"rome")])
+        found.give([(b"rome", None), level(5, b"rome"), (None, None)], "table")
+        found.restart()
+        found.give([order(3), order(4, b"rome")])
+        assert told(found) == [(1, None), (2, 9), (3, None), (4, 5)]
+        assert found.entries(b"oslo") == []
+        assert [error for _, error, _ in found.ends.failed] == ["NoKey"]
+
+
+HOURLY = Schema.of(level="int32", since=FieldType("timestamp", nullable=True))
+TIMED = Schema.of(order="int64", at="timestamp")
+# As columns hold times, and so that names of rows are in order on both sides of 1970.
+START = datetime(1969, 12, 31, 23, tzinfo=UTC).replace(tzinfo=None)
+
+
+def at(hours: float) -> datetime:
+    return START + timedelta(hours=hours)
+
+
+def timed(**said: Any) -> KeyedRun:
+    settings = {"as_of": {"since": "at"}, "select": ["level"], **said}
+    return KeyedRun(JoinLookup, {"in": TIMED, "table": HOURLY}, settings)
+
+
+def since(hours: float | None, n: int, key: bytes | None = b"oslo") -> tuple[bytes | None, dict[str, Any]]:
+    return key, {"level": n, "since": None if hours is None else at(hours)}
+
+
+def asked(hours: float, n: int, key: bytes | None = b"oslo") -> tuple[bytes | None, dict[str, Any]]:
+    return key, {"order": n, "at": at(hours)}
+
+
+def test_a_record_has_the_row_that_held_at_its_time() -> None:
+    with timed() as found:
+        found.give([since(2, 20), since(0, 0), since(1, 10), since(1, 9, b"rome")], "table")
+        found.give([asked(1.5, 1), asked(-1, 2), asked(2, 3), asked(0.9, 4, b"rome"), asked(9, 5, b"rome")])
+        found.restart()
+        found.give([since(1.2, 12), since(1, 11)], "table")  # one between two, one in the place of another
+        found.give([asked(1.1, 6), asked(1.5, 7), asked(1, 8, None), asked(5, 9, b"bonn")])
+        assert told(found) == [
+            (1, 10), (2, None), (3, 20), (4, None), (5, 9), (6, 11), (7, 12), (8, None), (9, None),
+        ]  # fmt: skip
+
+
+def test_a_row_that_is_too_old_at_the_records_time_is_not_there() -> None:
+    with timed(max_age="1h") as found:
+        found.task.unread(UNREAD)
+        found.give([asked(1, 1), asked(1.5, 2)])
+        found.give([since(0, 7)], "table")
+        found.task.unread(frozenset())
+        found.until(LOOK_MS)
+        found.give([asked(0.5, 3), asked(3, 4)])
+        assert told(found) == [(1, 7), (2, None), (3, 7), (4, None)]
+
+
+def test_rows_are_kept_as_long_as_the_history_goes_back() -> None:
+    with timed(history="2h") as found:
+        found.give([since(n, n) for n in range(10)], "table")
+        found.give([asked(7, 1), asked(6.9, 2), asked(8.5, 3)])
+        assert told(found) == [(1, 7), (2, None), (3, 8)]
+        assert len(found.entries(b"oslo")) == 3
+        found.give([since(3, 33)], "table")  # too late: nothing asks for it any more
+        assert len(found.entries(b"oslo")) == 3
+        found.give([(b"oslo", None)], "table")
+        assert found.entries(b"oslo") == []
+
+
+def test_a_row_without_a_time_is_dropped() -> None:
+    with timed() as found:
+        found.give([since(None, 7), since(0, 8)], "table")
+        found.give([asked(1, 1)])
+        assert found.ends.dropped == [(0, "the row has no time")]
+        assert told(found) == [(1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"history": "1h", "as_of": {}},
+            "history: has no effect without as_of (from: {in: EDGE, table: EDGE})",
+        ),
+        ({"max_age": "1h", "as_of": {}}, "max_age: has no effect without as_of (as_of: {FIELD: TIME})"),
+        (
+            {"as_of": {"level": "at"}},
+            "as_of: level in input 'table' is int32 (times are compared: both are timestamps)",
+        ),
+    ],
+)
+def test_wrong_times_say_what_is_valid(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractError) as caught, timed(**said):
+        pass
+    assert str(caught.value) == message
+
+
 def contract(said: dict[str, Any], inputs: Sequence[str]) -> None:
     schemas = {"in": ORDERS, "table": LEVELS, "tabel": LEVELS}
     with KeyedRun(JoinLookup, {name: schemas[name] for name in inputs}, said):
@@ -153,8 +252,8 @@ def contract(said: dict[str, Any], inputs: Sequence[str]) -> None:
             {"by": {"place": "order"}},
             ["in", "table"],
             (
-                "by: an input 'table' is looked up by record key, its newest row (`rekey` gives the input another key; "
-                "a broadcast table (table: TOPIC) can be looked up by any field)"
+                "by: an input 'table' is looked up by record key (`rekey` gives the input another key; a broadcast table "
+                "(table: TOPIC) can be looked up by any field)"
             ),
         ),
         ({"select": ["levl"]}, ["in", "table"], "select: no field 'levl' in input 'table' (did you mean 'level'?)"),

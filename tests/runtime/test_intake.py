@@ -22,14 +22,14 @@ NEWER = Schema.of(n="int64", do="string", more=FieldType("string", nullable=True
 ID = b"00000000-0005-7000-8000-00000000abcd"  # a constant: names of tests are made of it
 
 
-def intake(codec: str = "avro") -> Intake:
+def intake(codec: str = "avro", *, tombstones: bool = False) -> Intake:
     own = codec_for(codec, RECORD)
     other = codec_for(codec, NEWER)
 
     def writer(fingerprint: bytes) -> Codec | None:
         return codec_for(codec, RECORD, writer=NEWER) if fingerprint == other.fingerprint else None
 
-    return Intake("records", own, writer)
+    return Intake("records", own, writer, tombstones=tombstones)
 
 
 def read(
@@ -124,6 +124,22 @@ def test_a_mix_of_schemas_and_garbage_comes_out_in_log_order() -> None:
         (3, "CodecError"), (4, "UnknownSchema"), (5, "CodecError"),
     ]  # fmt: skip
     assert "never-published" in next(e.reason for e in ended if e.row.source == 4)
+
+
+def test_tombstones_are_rows_where_they_are_asked_for_and_fail_elsewhere() -> None:
+    values = [None, encoded([(1, "pass")])[0], None, b"garbage", encoded([(4, "pass")])[0], None]
+    messages = [message(n, value) for n, value in enumerate(values)]
+    batch, ended = intake(tombstones=True).read(messages, 42, 0, honour_deadlines=True)
+    assert [row.source for row in batch.rows] == [0, 1, 2, 4, 5]
+    assert batch.deleted == {0, 2, 4}
+    assert batch["n"][[1, 3]].tolist() == [1, 4]
+    assert [e.row.source for e in ended] == [3]
+    assert batch.take([4, 1]).deleted == {0}
+    only, ended = intake(tombstones=True).read(messages[:1], 42, 0, honour_deadlines=True)
+    assert (len(only), only.deleted, ended) == (1, {0}, [])
+    batch, ended = intake().read(messages, 42, 0, honour_deadlines=True)
+    assert ([row.source for row in batch.rows], batch.deleted) == ([1, 4], frozenset())
+    assert [e.row.source for e in ended] == [0, 2, 3, 5]
 
 
 def test_garbage_keeps_the_wire_bytes_of_the_good_rows() -> None:

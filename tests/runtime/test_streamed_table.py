@@ -98,6 +98,24 @@ def test_the_table_is_read_before_the_first_record_and_followed_after(tmp_path: 
     assert run.seen() == later | {("oslo", 5, 7), ("rome", 6, 5)}, "the rows came back with the state"
 
 
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_tombstone_ends_a_row_and_is_no_dead_letter(tmp_path: Path, delivery: str) -> None:
+    run = Run(tmp_path, delivery)
+    run.write("levels", ("oslo", "level", 7), ("rome", "level", 5))
+    with run.loop() as loop:
+        turn(run, loop)
+        producer = run.fabric.producer()
+        producer.send("levels", None, b"oslo")
+        producer.send("orders", None, b"oslo")  # no table: a record without a value has no contract
+        producer.close()
+        turn(run, loop)
+        run.write("orders", ("oslo", "n", 1), ("rome", "n", 2))
+        turn(run, loop)
+    assert run.seen() == {("oslo", 1, None), ("rome", 2, 5)}
+    letters = [r for part in run.fabric.stored["dataflow.dead-letters"].partitions for r in part.records]
+    assert [(r.key(), r.value()) for r in letters] == [(b"oslo", None)]
+
+
 def test_what_waits_for_the_table_survives_a_restart(tmp_path: Path) -> None:
     run = Run(tmp_path, "exactly_once")
     run.write("orders", ("oslo", "n", 1))
