@@ -18,6 +18,7 @@ from benchmarks import (
     onnx_model,
     passthrough,
     passthrough_peers,
+    records,
     state,
     sync_plain,
 )
@@ -48,6 +49,7 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "open-loop": open_loop.run,
     "many-pipelines": many_pipelines.run,
     "passthrough-peers": passthrough_peers.run,
+    "records": records.run,
 }
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, state, sync_plain
+from benchmarks import memory, records, state, sync_plain
 from benchmarks.__main__ import BENCHMARKS
-from benchmarks.cluster import started
+from benchmarks.cluster import Cluster, Process, started
+from benchmarks.engines.beside import Engine, differ
 from benchmarks.peers import PeerError, run_command
 from benchmarks.report import Outcome, Result, quantile, save, tightest
 from benchmarks.restore import key_of_each
@@ -35,6 +36,31 @@ def test_it_measures_and_checks(
     assert document["command"] == f"python -m benchmarks {name} --quick"
     assert document["name"] == name
     assert document["ratio"] > 0
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_work_beside_engines(bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(cluster: Cluster, sink: str, group: str) -> Process:
+        arguments = ("-m", "benchmarks.raw_loop", cluster.bootstrap, records.SOURCE, sink, group)
+        return cluster.start("raw-loop", *arguments)
+
+    def broken(cluster: Cluster, sink: str, group: str) -> Process:
+        raise PeerError("there is none")
+
+    engines = (Engine("A loop", 0.0, copy, same=False), Engine("Nobody", 5.0, broken))
+    monkeypatch.setattr(records, "engines_of", lambda _: engines)
+    with started(bootstrap) as cluster:
+        outcome = records.run(cluster, quick=True)
+    assert outcome.raw["goals"]["records/s beside A loop"]["ratio"] > 0
+    assert outcome.raw["goals"]["records/s beside Nobody"]["not measured"] == "there is none"
+    assert not outcome.result.holds
+
+
+def test_outputs_of_those_who_are_through_are_compared() -> None:
+    whole, other, part = ({"sum": n, "complete": n < 3} for n in (1, 2, 3))
+    assert differ([whole, other])
+    assert not differ([whole, whole, part])
 
 
 @pytest.mark.slow

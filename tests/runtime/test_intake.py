@@ -136,7 +136,7 @@ def test_tombstones_are_rows_where_they_are_asked_for_and_fail_elsewhere() -> No
     assert [e.row.source for e in ended] == [3]
     assert batch.take([4, 1]).deleted == {0}
     only, ended = intake(tombstones=True).read(messages[:1], 42, 0, honour_deadlines=True)
-    assert (len(only), only.deleted) == (1, {0})
+    assert (len(only), only.deleted) == (1, frozenset({0}))
     assert ended == []
     batch, ended = intake().read(messages, 42, 0, honour_deadlines=True)
     assert ([row.source for row in batch.rows], batch.deleted) == ([1, 4], frozenset())
