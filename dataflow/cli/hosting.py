@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Files saved within this time are taken over together.
 MAX_SETTLING_MS: Final = 200
+# watchfiles' own names for them are imported with it, where it watches.
+_ADDED, _DELETED = 1, 3
 
 
 @contextmanager
@@ -123,8 +125,10 @@ class Reloader:
         from watchfiles import awatch
 
         # Kafka writes below the folder all the time: without the limit each change waits 1.6 s for a moment of silence.
+        folder = self._folder.resolve()
+        source = partial(is_source, folder)
         async for changes in awatch(
-            self._folder, watch_filter=is_source, stop_event=stopping, step=50, debounce=MAX_SETTLING_MS
+            folder, watch_filter=source, stop_event=stopping, step=50, debounce=MAX_SETTLING_MS
         ):
             if changes:
                 await asyncio.to_thread(self._reload)
@@ -158,8 +162,14 @@ class Reloader:
             console().print(f"removed [bold]{name}[/]", highlight=False)
 
 
-def is_source(_change: object, path: str) -> bool:
-    """Files a plan depends on; what is hidden or made by us is none of them."""
-    parts = Path(path).parts
-    hidden = any(p.startswith(".") or p in {"__pycache__", "dist", "build"} for p in parts)
-    return not hidden and Path(path).suffix in {".py", ".yaml", ".yml", ".onnx", ".csv"}
+def is_source(folder: Path, change: int, path: str) -> bool:
+    """Whether a change is of a file that a plan depends on, or of a folder of them; hidden ones and what we make are not.
+
+    A folder counts by itself: files that were in it before it is watched, copied along or moved, are not told of.
+    """
+    changed = Path(path)
+    inner = changed.relative_to(folder).parts if changed.is_relative_to(folder) else changed.parts
+    if any(p.startswith(".") or p in {"__pycache__", "dist", "build"} for p in inner):
+        return False
+    is_folder = (change == _ADDED and changed.is_dir()) or (change == _DELETED and not changed.suffix)
+    return is_folder or changed.suffix in {".py", ".yaml", ".yml", ".onnx", ".csv", ".parquet"}
