@@ -174,6 +174,8 @@ class TransformSelect:
         self._program = _compile(settings, context.input)
         self._old_names = {settings.rename.get(name, name): name for name in context.input.names}
         self._kinds = settings.cast
+        unchanged = not (self._program.casts or self._program.sets) and self._program.output == context.input
+        self._passes_on = unchanged and not settings.rename
 
     @staticmethod
     def contract(settings: Select, context: ContractContext) -> dict[str, Schema]:
@@ -182,19 +184,24 @@ class TransformSelect:
 
     def process(self, batch: Batch, out: Out, port: str = "in") -> None:
         del port
+        if self._passes_on:
+            out.emit(batch)  # with its wire bytes
+            return
         program = self._program
         columns = {new: batch.columns[old] for new, old in self._old_names.items()}
-        renamed = batch.replaced(program.renamed, columns)
-        rows = np.arange(len(batch))
+        rows: np.ndarray[tuple[int], np.dtype[np.intp]] | None = None
+        kept = batch.rows
         if program.casts:
+            renamed = batch.replaced(program.renamed, columns)
             made = {name: cast.evaluate(renamed) for name, cast in program.casts.items()}
             rows = self._fail_misfits(renamed, made, out)
             if not len(rows):
                 return
+            kept = [batch.rows[row] for row in rows.tolist()]
             columns = {name: made.get(name, column)[rows] for name, column in columns.items()}
             for name, cast in program.casts.items():
                 columns[name] = _dense(columns[name], cast.type, program.cast[name].type)
-        ready = Batch(program.cast, columns, [batch.rows[row] for row in rows.tolist()])
+        ready = Batch(program.cast, columns, kept)
         columns = columns | {name: made.evaluate(ready) for name, made in program.sets.items()}
         out.emit({name: columns[name] for name in program.output.names}, rows=rows)
 

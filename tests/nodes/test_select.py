@@ -182,3 +182,18 @@ def test_a_field_of_any_name_can_be_cast() -> None:
     assert run_node(TransformSelect, schema, [{"a`b c": 1}], {"cast": {"a`b c": "string"}}).out == [
         {"a`b c": "1"}
     ]
+
+
+def test_a_batch_that_stays_as_it_is_goes_on_with_its_wire_bytes() -> None:
+    schema = Schema.of(a="int64", b="int64")
+    batch = Batch.of(schema, [{"a": 1, "b": 2}, {"a": 3, "b": 4}])
+    for settings, same in (
+        ({"keep": ["a", "b"]}, True),
+        ({"keep": ["b", "a"]}, False),
+        ({"rename": {"a": "b", "b": "a"}}, False),
+        ({"set": {"a": "a"}}, False),
+    ):
+        made = build_node(TransformSelect, schema, settings)
+        out = Out(batch, ("out",))
+        made.process(batch, out)
+        assert (out.emissions[0].reuse is batch) is same, settings
