@@ -23,7 +23,7 @@ GOAL: Final = 10.0
 SOURCE: Final = "vectors"
 # Rows that repeat: their answers are known beforehand.
 DISTINCT: Final = 1_000
-_TOPIC = """
+TOPIC = """
 kind: Topic
 name: vectors
 fields: {x: "float32[32]"}
@@ -49,38 +49,39 @@ def run(cluster: Cluster, *, quick: bool) -> Outcome:
         for n in range(pairs)
         for side in ("batch", "single")
     }
-    folder = write(cluster.folder / "onnx", {"pipelines/topics.yaml": _TOPIC, **pipelines})
+    folder = write(cluster.folder / "onnx", {"pipelines/topics.yaml": TOPIC, **pipelines})
     model = write_model(folder / "pipelines/model.onnx")
     rows = inputs(DISTINCT)
     expected: Floats = session_of(model).run(["y"], {"x": rows})[0][:, 0]
     plans = deployed(folder, cluster.fabric)
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
-    plain: list[float] = []
-    _fill(cluster, plans["onnx-batch0"], rows, few)
+    alone: list[float] = []
+    fill(cluster, plans["onnx-batch0"], rows, few)
     for n in range(pairs):
         plan = plans[f"onnx-single{n}"]
         process = cluster.start(
             "single", "-m", "benchmarks.one_by_one", str(folder), cluster.bootstrap, plan.pipeline
         )
-        theirs.append(_measure(cluster, process, plan, expected))
-    _fill(cluster, plans["onnx-batch0"], rows, records - few, few)
+        theirs.append(measure(cluster, process, plan, expected))
+    fill(cluster, plans["onnx-batch0"], rows, records - few, few)
     for n in range(pairs):
         plan = plans[f"onnx-batch{n}"]
         process = cluster.start_command("worker", folder, "--pipeline", plan.pipeline)
-        ours.append(_measure(cluster, process, plan, expected))
-        plain.append(_plain(model, rows[:1].repeat(limits.MAX_BATCH_RECORDS, axis=0)))
+        ours.append(measure(cluster, process, plan, expected))
+        alone.append(plain(model, rows[:1].repeat(limits.MAX_BATCH_RECORDS, axis=0)))
         tell(f"run {n}: ours {ours[-1]['rate']:,.0f}, one by one {theirs[n]['rate']:,.0f} records/s")
     value, baseline = median([r["rate"] for r in ours]), median([r["rate"] for r in theirs])
     raw = {
         "records": records, "batch_records": limits.MAX_BATCH_RECORDS,
-        "onnxruntime_rows_per_second": [round(p) for p in plain],
-        "ratio_to_onnxruntime": round(value / median(plain), 4), "ours": ours, "one_by_one": theirs,
+        "onnxruntime_rows_per_second": [round(p) for p in alone],
+        "ratio_to_onnxruntime": round(value / median(alone), 4), "ours": ours, "one_by_one": theirs,
     }  # fmt: skip
     return Outcome(Result.of("onnx", value, baseline, value / baseline, GOAL), "records/s", raw)
 
 
-def _fill(cluster: Cluster, plan: Plan, rows: Floats, count: int, start: int = 0) -> None:
+def fill(cluster: Cluster, plan: Plan, rows: Floats, count: int, start: int = 0) -> None:
+    """So many records, the rows over and over."""
     edge = plan.edges[SOURCE]
     codec = codec_for(edge.codec, edge.schema)
     values = codec.encode({"x": rows}, len(rows)).values
@@ -92,7 +93,8 @@ def _fill(cluster: Cluster, plan: Plan, rows: Floats, count: int, start: int = 0
     producer.close()
 
 
-def _measure(cluster: Cluster, process: Process, plan: Plan, expected: Floats) -> dict[str, Any]:
+def measure(cluster: Cluster, process: Process, plan: Plan, expected: Floats) -> dict[str, Any]:
+    """Until all is committed. Raises BenchmarkError for outputs that are not those expected."""
     seen = cluster.follow(process, plan.stages[0].group, SOURCE)
     process.stop()
     values: list[bytes] = []
@@ -111,10 +113,9 @@ def _measure(cluster: Cluster, process: Process, plan: Plan, expected: Floats) -
     }  # fmt: skip
 
 
-def _plain(model: Path, batch: Floats) -> float:
+def plain(model: Path, batch: Floats, runs: int = 500) -> float:
     """Rows per second of onnxruntime alone."""
     session = session_of(model)
-    runs = 500
     started = time.perf_counter()
     for _ in range(runs):
         session.run(["y"], {"x": batch})

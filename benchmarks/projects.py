@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +29,32 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def write_model(path: Path) -> Path:
-    """A small network: x float32 [N, 32] -> 64 -> y [N, 1]; 9 kB, some 10 us a run."""
+def write_model(path: Path, layers: Sequence[int] = (64,)) -> Path:
+    """A network: x float32 [N, 32] -> `layers` -> y [N, 1]; as it is small, 9 kB and some 10 us a run."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.default_rng(0)
-
-    def weights(name: str, *shape: int) -> Any:
-        return numpy_helper.from_array(
-            random.standard_normal(shape, dtype=np.float32) * np.float32(0.1), name
+    widths = (WIDTH, *layers, 1)
+    nodes, weights = [], []
+    given = "x"
+    for number, (before, after) in enumerate(pairwise(widths), 1):
+        scale = np.float32(min(0.1, before**-0.5))
+        for name, shape in ((f"w{number}", (before, after)), (f"b{number}", (after,))):
+            drawn = random.standard_normal(shape, dtype=np.float32) * scale
+            weights.append(numpy_helper.from_array(drawn, name))
+        last = number == len(widths) - 1
+        nodes.append(helper.make_node("Gemm", [given, f"w{number}", f"b{number}"], [f"h{number}"]))
+        nodes.append(
+            helper.make_node("Sigmoid" if last else "Relu", [f"h{number}"], ["y" if last else f"a{number}"])
         )
-
+        given = f"a{number}"
     graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"]),
-            helper.make_node("Relu", ["h"], ["a"]),
-            helper.make_node("Gemm", ["a", "w2", "b2"], ["z"]),
-            helper.make_node("Sigmoid", ["z"], ["y"]),
-        ],
+        nodes,
         "mlp",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])],
-        [weights("w1", WIDTH, 64), weights("b1", 64), weights("w2", 64, 1), weights("b2", 1)],
+        weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8

@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx", "sync-plain", "memory", "guarantees", "state", "join"])
+@pytest.mark.parametrize(
+    "name", ["onnx", "onnx-compute", "sync-plain", "memory", "guarantees", "state", "join"]
+)
 def test_it_measures_and_checks(
     name: str, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
