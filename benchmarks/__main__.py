@@ -26,7 +26,7 @@ from benchmarks import (
 from benchmarks.cluster import Cluster, started
 from benchmarks.page import PAGE, page
 from benchmarks.report import RESULTS, BenchmarkError, Outcome, save, tell
-from benchmarks.servers import committed, five_nodes, open_loop, sync, tensors
+from benchmarks.servers import committed, five_nodes, open_loop, rf3, sync, tensors
 
 
 class Run(Protocol):
@@ -45,6 +45,7 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "sync-durable": sync.run_durable,
     "sync-eager": sync.run_eager,
     "sync-committed": committed.run,
+    "sync-rf3": rf3.run,
     "sync-binary": tensors.run_binary,
     "sync-grpc": tensors.run_grpc,
     "five-nodes": five_nodes.run,

@@ -243,12 +243,13 @@ class Cluster:
 
 
 @contextmanager
-def started(bootstrap: str = "") -> Iterator[Cluster]:
-    """The embedded broker with nothing on it, or the one at `bootstrap`; ends with all processes started there."""
+def started(bootstrap: str = "", *, nodes: int = 1) -> Iterator[Cluster]:
+    """The embedded broker (or so many) with nothing on it, or the one at `bootstrap`; ends with all processes started there."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dataflow-bench-")))
         if not bootstrap:
-            broker = stack.enter_context(Broker(BrokerSettings(data=folder / "broker", ephemeral=True)))
+            settings = BrokerSettings(data=folder / "broker", ephemeral=True, nodes=nodes)
+            broker = stack.enter_context(Broker(settings))
             bootstrap = broker.bootstrap
         yield Cluster(bootstrap, folder, stack)
 

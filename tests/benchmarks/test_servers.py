@@ -180,7 +180,7 @@ def test_peers_are_told_apart_and_of_fixed_versions() -> None:
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["five-nodes", "many-pipelines"])
+@pytest.mark.parametrize("name", ["five-nodes", "many-pipelines", "sync-rf3"])
 def test_it_measures_ours(name: str, bootstrap: str, tmp_path: Path) -> None:
     with started(bootstrap) as cluster:
         outcome = BENCHMARKS[name](cluster, quick=True)
