@@ -88,14 +88,18 @@ def fill(cluster: Cluster, plan: Plan, rows: Floats, count: int, start: int = 0)
     producer = cluster.fabric.producer(latency_first=False)
     for number in range(start, start + count):
         producer.send(
-            SOURCE, values[number % len(values)], str(number).encode(), [("df-schema", codec.fingerprint)], 0
+            edge.topics[0],
+            values[number % len(values)],
+            str(number).encode(),
+            [("df-schema", codec.fingerprint)],
+            0,
         )
     producer.close()
 
 
 def measure(cluster: Cluster, process: Process, plan: Plan, expected: Floats) -> dict[str, Any]:
     """Until all is committed. Raises BenchmarkError for outputs that are not those expected."""
-    seen = cluster.follow(process, plan.stages[0].group, SOURCE)
+    seen = cluster.follow(process, plan.stages[0].group, plan.edges[SOURCE].topics[0])
     process.stop()
     values: list[bytes] = []
     edge = plan.edges["predict"]
