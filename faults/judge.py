@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from faults import conduct
-from faults.callers import PIPELINES, Answer
+from faults.callers import PIPELINES
 from faults.case import TITLES, Case, Finding, some, tally
 from faults.evidence import Letter, uncommitted
 from faults.story import EDGES, EXACTLY_ONCE, FAILING, FATAL, LARGE, PIECES
@@ -150,20 +150,11 @@ def _asked(case: Case, pipeline: str, finding: Finding) -> None:
     if pipeline == "asked":
         finding.wrong += some(sorted(records - requests), "answers without a request, or more than it has")
     else:
-        missing = sorted(requests.keys() - records.keys() - _expired(case, asked))
+        missing = sorted(requests.keys() - records.keys())
         finding.wrong += some(missing, f"requests to {pipeline} that nothing came of")
         # What Kafka refused was told its caller, and may have left its answer.
         nowhere = {told.record_id for told in answered} - requests.keys()
         finding.wrong += some(sorted(nowhere), f"answered requests of {pipeline} that are nowhere")
-
-
-def _expired(case: Case, asked: Sequence[Answer]) -> set[str]:
-    """Requests that ended at their deadline, and whose callers were told so, in a run whose clocks were put forward.
-
-    Else none comes near it: it is two minutes, of which callers wait a half at most.
-    """
-    stepped = any(i.fault.kind == "step clock" for i in case.incidents)
-    return {told.record_id for told in asked if told.status == 504} if stepped else set()
 
 
 def _same_story(case: Case, finding: Finding) -> None:
