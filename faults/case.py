@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from faults.callers import Answer
 from faults.evidence import Evidence
+from faults.expired import Step
 from faults.schedule import Fault
 from faults.story import Story
 from faults.watch import Watch
@@ -79,6 +80,7 @@ class Case:
     refused: Sequence[str] = ()
     unfinished: str = ""
     holes: str = ""
+    steps: Sequence[Step] = ()
 
 
 def tally(case: Case, *kinds: str) -> str:

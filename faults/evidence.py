@@ -15,6 +15,7 @@ import confluent_kafka as ck
 import numpy as np
 
 from faults.callers import PIPELINES
+from faults.expired import Request
 from faults.reader import Seen, note
 from faults.story import EDGES, PIECES, Edge, Integers, Story, total
 from faults.wire import Schemas, consumer, end_of, header, partitions, read_all
@@ -77,7 +78,7 @@ class Evidence:
     inputs: dict[str, Found]
     poison: dict[str, list[tuple[int, int, bytes]]]
     letters: list[Letter]
-    requests: dict[str, list[tuple[str, int]]]  # by pipeline
+    requests: dict[str, list[Request]]  # by pipeline
     answers: dict[str, list[tuple[str, int, int]]]
     seen: Seen
 
@@ -183,7 +184,9 @@ def _gather_asked(bootstrap: str, schemas: Schemas, made: Evidence, pipeline: st
     answered = made.answers[pipeline] = []
 
     def requests(messages: Sequence[ck.Message]) -> None:
-        asked.extend((header(m, "df-id").decode(), schemas.decode(m)["n"]) for m in messages)
+        for m in messages:
+            deadline_ms = int(header(m, "df-deadline") or 0)
+            asked.append(Request(header(m, "df-id").decode(), schemas.decode(m)["n"], deadline_ms / 1000))
 
     def answers(messages: Sequence[ck.Message]) -> None:
         for message in messages:

@@ -252,7 +252,7 @@ def _foreign_writer(world: World, _choice: str, chance: random.Random) -> str:
 def _step_clock(world: World, _choice: str, chance: random.Random) -> str:
     steps = [chance.choice([-3600.0, -30.0, -1.0, 1.0, 30.0, 3600.0]) for _ in range(3)]
     for step in steps:
-        (world.project / "clock").write_text(str(step))
+        world.set_clock(step)
         time.sleep(chance.uniform(1, 3))
     return "wall clock of all processes off by " + ", ".join(f"{s:+.0f} s" for s in steps)
 

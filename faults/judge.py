@@ -14,6 +14,8 @@ from faults import conduct
 from faults.callers import PIPELINES
 from faults.case import TITLES, Case, Finding, some, tally
 from faults.evidence import Letter, uncommitted
+from faults.expired import unexplained
+from faults.project import HANDED_DEADLINE_S
 from faults.story import EDGES, EXACTLY_ONCE, FAILING, FATAL, LARGE, PIECES
 from faults.verdicts import Verdict, judge_edge, late_outputs
 
@@ -130,11 +132,12 @@ def _buried(case: Case, topic: str, finding: Finding) -> None:
 def _asked(case: Case, pipeline: str, finding: Finding) -> None:
     """Every answer that a caller had is the committed record of its id; every request has its record, exactly once one.
 
-    Strangers' records on the lanes of `handed` are requests like the others.
+    Strangers' records on the lanes of `handed` are requests like the others. Where a clock went past the deadline of a
+    request to it, its caller was told so instead: see `faults.expired`.
     """
     answers = case.evidence.answers[pipeline]
     committed = {record_id: (n, answer) for record_id, n, answer in answers}
-    requests = Counter(record_id for record_id, _ in case.evidence.requests[pipeline])
+    requests = Counter(request.record_id for request in case.evidence.requests[pipeline])
     records = Counter(record_id for record_id, *_ in answers)
     asked = [told for told in case.answers if told.pipeline == pipeline]
     answered = [told for told in asked if told.status == 200]
@@ -150,8 +153,9 @@ def _asked(case: Case, pipeline: str, finding: Finding) -> None:
     if pipeline == "asked":
         finding.wrong += some(sorted(records - requests), "answers without a request, or more than it has")
     else:
-        missing = sorted(requests.keys() - records.keys())
-        finding.wrong += some(missing, f"requests to {pipeline} that nothing came of")
+        missing = [r for r in case.evidence.requests[pipeline] if r.record_id not in records]
+        lost = unexplained(missing, asked, case.steps, HANDED_DEADLINE_S)
+        finding.wrong += some(lost, f"requests to {pipeline} that nothing came of")
         # What Kafka refused was told its caller, and may have left its answer.
         nowhere = {told.record_id for told in answered} - requests.keys()
         finding.wrong += some(sorted(nowhere), f"answered requests of {pipeline} that are nowhere")

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
+# Longer than any fault takes.
+HANDED_DEADLINE_S: Final = 120.0
 FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 """What version 0, 1, ... of the model multiplies by."""
 TOO_LARGE: Final = 1_100_000
@@ -229,7 +231,7 @@ def write_project(folder: Path) -> Path:
         "pipelines/kept/tally.py": _TALLY,
         "pipelines/asked/pipeline.yaml": _ASKED.format(name="asked", delivery="exactly_once", deadline="20s"),
         "pipelines/handed/pipeline.yaml": _ASKED.format(
-            name="handed", delivery="at_least_once", deadline="2m"
+            name="handed", delivery="at_least_once", deadline=f"{HANDED_DEADLINE_S:.0f}s"
         ),
         "pipelines/holes/pipeline.yaml": _SEEN.format(name="holes"),
         "pipelines/doomed/pipeline.yaml": _SEEN.format(name="doomed"),

@@ -136,6 +136,7 @@ def _end(world: World, incidents: list[Incident], tell: Tell) -> Judgement:
     case = Case(
         world.story, world.feeder.written, world.feeder.poison, incidents, evidence, world.watch,
         world.callers.answers, seen, world.wrong, world.factors, world.brokers.bootstrap, world.feeder.refused, unfinished, world.holes,
+        world.steps,
     )  # fmt: skip
     return judge(case)
 

@@ -19,6 +19,7 @@ import httpx
 
 from faults.callers import Callers
 from faults.cluster import Brokers
+from faults.expired import Step
 from faults.feeder import Feeder
 from faults.processes import Agent, Crew, Stable, free_port, shown
 from faults.project import FACTORS, write_project
@@ -100,6 +101,8 @@ class World:
         self.waits = Waits()
         self.holes = ""
         """What was tried of holes in the log."""
+        self.steps: list[Step] = []
+        """How the clocks were set."""
         self.factors = [FACTORS[0]]
         """What the versions of the model multiply by, in the order in which they were deployed."""
         self._stack = ExitStack()
@@ -177,10 +180,16 @@ class World:
         agent = next(a for a, known in self.gateways if known == url)
         shown(agent, "Ctrl-C", _START_S)
 
+    def set_clock(self, offset_s: float) -> None:
+        """Let the wall clock of all processes be wrong by this from now on."""
+        (self.project / "clock").write_text(str(offset_s))
+        self.steps.append(Step(time.time(), offset_s))
+
     def heal(self) -> None:
         """Undo whatever a fault left: brokers run, the network passes, the frozen are thawed, the dead replaced."""
-        for name in ("slow", "clock"):
-            (self.project / name).unlink(missing_ok=True)
+        (self.project / "slow").unlink(missing_ok=True)
+        if self.steps and self.steps[-1].offset_s:
+            self.set_clock(0.0)
         for node in self.brokers.nodes:
             if not node.pid:
                 node.start()

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from confluent_kafka.admin import MemberAssignment, MemberDescription
 
+from faults.callers import Answer
 from faults.evidence import Found
+from faults.expired import Request, Step, unexplained
 from faults.owners import counted, described
 from faults.schedule import FULL, QUICK, schedule
 from faults.story import EDGES, LATE, PARTITIONS, PIECES, Edge, Story, murmur2, word
@@ -208,3 +210,37 @@ def test_a_seed_decides_the_faults_and_the_input() -> None:
     assert (Story(3, 500).keys == Story(3, 500).keys).all()
     assert (Story(3, 500).keys != Story(4, 500).keys).any()
     assert LATE in Story(3, 20_000).kinds
+
+
+NOON = 1_763_900_000.0
+
+
+def told(status: int, took_s: float = 0.3) -> Answer:
+    return Answer("handed", 7, status, "", None, 0.0, took_s)
+
+
+@pytest.mark.parametrize("status", [0, 504])
+def test_a_request_that_a_clock_overtook_is_explained(status: int) -> None:
+    steps = [Step(NOON, -3600.0), Step(NOON + 2, 0.0)]
+    accepted_s = NOON + 2.4 - 3600  # by a gateway that has not looked at its clock again
+    assert unexplained([Request("a", 7, accepted_s + 120)], [told(status)], steps, 120.0) == []
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "answers", "steps"),
+    [
+        pytest.param(NOON + 120, [told(504)], [], id="no clock was set"),
+        pytest.param(
+            NOON - 3480, [told(200)], [Step(NOON - 1, -3600.0), Step(NOON, 0.0)], id="told an answer"
+        ),
+        pytest.param(NOON - 3480, [], [Step(NOON - 1, -3600.0), Step(NOON, 0.0)], id="nobody was told"),
+        pytest.param(NOON + 119, [told(504)], [Step(NOON - 1, -30.0), Step(NOON, 0.0)], id="a small step"),
+        pytest.param(NOON + 120, [told(504)], [Step(NOON, -3600.0)], id="a step back"),
+        pytest.param(NOON + 720, [told(504)], [Step(NOON - 1, -3600.0), Step(NOON, 0.0)], id="long after"),
+        pytest.param(0.0, [told(504)], [Step(NOON - 1, -3600.0), Step(NOON, 0.0)], id="no deadline"),
+    ],
+)
+def test_any_other_request_that_nothing_came_of_is_lost(
+    deadline_s: float, answers: list[Answer], steps: list[Step]
+) -> None:
+    assert len(unexplained([Request("a", 7, deadline_s)], answers, steps, 120.0)) == 1
